@@ -1,0 +1,162 @@
+//! What a run is to do: the command line, checked against the machine (names of namespaces and cgroups resolved).
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    cli::{
+        AttachArg, ConnectionsArgs, DiagnoseArgs, FailOn, FilterArgs, ReportFormat, StreamArgs, StreamFormat, TraceArgs,
+    },
+    core::{
+        filter::{Family, OwnerFilter, SocketFilter},
+        finding::{Severity, Thresholds},
+        state::State,
+    },
+    output::Format,
+    source::{cgroups::Cgroups, kernel::Attachment, netns},
+};
+
+/// Which connections.
+#[derive(Clone, Debug, Default)]
+pub struct Filters {
+    /// By ends and namespace.
+    pub socket: SocketFilter,
+    /// By owner.
+    pub owner: OwnerFilter,
+    /// By state; none for all.
+    pub states: Vec<State>,
+}
+
+/// How to trace.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// Size of the ring buffer.
+    pub buffer_bytes: u32,
+    /// Bound of the tracker.
+    pub max_connections: usize,
+    /// `None` for the better one that works.
+    pub attachment: Option<Attachment>,
+    /// Which connections.
+    pub filters: Filters,
+    /// Stop after this time.
+    pub duration: Option<Duration>,
+    /// Compare with the kernel's own list once more at the end.
+    pub final_snapshot: bool,
+}
+
+/// A run of `tracer log` or `tracer connections`.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// How to trace.
+    pub trace: Trace,
+    /// Stop after this many records.
+    pub count: Option<u64>,
+    /// What to write.
+    pub format: Format,
+    /// Where to.
+    pub output: Option<PathBuf>,
+    /// At the end also the open connections.
+    pub with_open: bool,
+}
+
+/// A run of `tracer diagnose`.
+#[derive(Clone, Debug)]
+pub struct Diagnose {
+    /// How to trace.
+    pub trace: Trace,
+    /// When something is a finding.
+    pub thresholds: Thresholds,
+    /// JSON instead of text.
+    pub json: bool,
+    /// Where to.
+    pub output: Option<PathBuf>,
+    /// From which severity on the run fails.
+    pub fail_on: Option<Severity>,
+}
+
+impl Stream {
+    /// Of `tracer log`.
+    pub fn log(args: &StreamArgs) -> Result<Self> {
+        Ok(Self {
+            trace: trace(&args.trace, &args.filter, args.window.duration)?,
+            count: args.window.count,
+            format: match args.output.format {
+                StreamFormat::Table => Format::Table,
+                StreamFormat::Jsonl => Format::Jsonl,
+                StreamFormat::Csv => Format::Csv,
+            },
+            output: args.output.output.clone(),
+            with_open: false,
+        })
+    }
+
+    /// Of `tracer connections`.
+    pub fn connections(args: &ConnectionsArgs) -> Result<Self> {
+        let mut stream = Self { with_open: args.open, ..Self::log(&args.stream)? };
+        stream.trace.final_snapshot = args.open;
+        Ok(stream)
+    }
+}
+
+impl Diagnose {
+    /// Of `tracer diagnose`.
+    pub fn new(args: &DiagnoseArgs) -> Result<Self> {
+        let trace = trace(&args.trace, &args.filter, Some(args.duration))?;
+        Ok(Self {
+            trace: Trace { final_snapshot: true, ..trace },
+            thresholds: Thresholds {
+                close_wait_age_ns: u64::try_from(args.close_wait_age.as_nanos()).unwrap_or(u64::MAX),
+                port_usage: args.port_usage,
+            },
+            json: matches!(args.format, ReportFormat::Json),
+            output: args.output.clone(),
+            fail_on: match args.fail_on {
+                FailOn::Info => Some(Severity::Info),
+                FailOn::Warning => Some(Severity::Warning),
+                FailOn::Critical => Some(Severity::Critical),
+                FailOn::Never => None,
+            },
+        })
+    }
+}
+
+fn trace(args: &TraceArgs, filter: &FilterArgs, duration: Option<Duration>) -> Result<Trace> {
+    Ok(Trace {
+        buffer_bytes: args.buffer,
+        max_connections: args.max_connections as usize,
+        attachment: match args.attach {
+            AttachArg::Auto => None,
+            AttachArg::Btf => Some(Attachment::Btf),
+            AttachArg::Tracepoint => Some(Attachment::Tracepoint),
+        },
+        filters: filters(filter)?,
+        duration,
+        final_snapshot: false,
+    })
+}
+
+fn filters(args: &FilterArgs) -> Result<Filters> {
+    let netns: Result<Vec<u32>> =
+        args.netns.iter().map(|text| netns::parse(text).with_context(|| format!("--netns {text}"))).collect();
+    let mut cgroups = Vec::new();
+    for path in &args.cgroup {
+        cgroups.extend(Cgroups::new().ids_below(path).with_context(|| format!("--cgroup {path}"))?);
+    }
+    Ok(Filters {
+        socket: SocketFilter {
+            ports: args.port.clone(),
+            local_ports: args.local_port.clone(),
+            remote_ports: args.remote_port.clone(),
+            addresses: args.address.clone(),
+            family: match (args.ipv4, args.ipv6) {
+                (true, _) => Some(Family::V4),
+                (_, true) => Some(Family::V6),
+                _ => None,
+            },
+            netns: netns?,
+        },
+        owner: OwnerFilter { pids: args.pid.clone(), comms: args.comm.clone(), cgroups },
+        states: args.state.clone(),
+    })
+}

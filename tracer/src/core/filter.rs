@@ -1,0 +1,200 @@
+//! Which connections a run is about.
+//!
+//! [`SocketFilter`] is the part that the kernel side can decide too, conservatively; here it is decided exactly. What
+//! cannot be decided yet, because a port is still 0, is [`Verdict::NotYet`], and the caller keeps the event until it
+//! can: a connection's first event is never lost.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{
+    connection::Process,
+    endpoint::{Endpoint, Tuple},
+    state::State,
+};
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4, v4-mapped addresses of dual-stack sockets included.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Conditions on a socket's ends and namespace. An empty list or `None` is no condition; several conditions must all
+/// hold; within a list one match is enough.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketFilter {
+    /// Ports at either end.
+    pub ports: Vec<u16>,
+    /// Ports at this host's end.
+    pub local_ports: Vec<u16>,
+    /// Ports at the peer's end.
+    pub remote_ports: Vec<u16>,
+    /// Networks at either end.
+    pub addresses: Vec<IpNet>,
+    /// Address family.
+    pub family: Option<Family>,
+    /// Network namespaces, as inode numbers.
+    pub netns: Vec<u32>,
+}
+
+/// Whether something is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+    /// It depends on something that is not known yet.
+    NotYet,
+}
+
+impl Verdict {
+    fn of(condition: bool) -> Self {
+        if condition { Self::Yes } else { Self::No }
+    }
+
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::No, _) | (_, Self::No) => Self::No,
+            (Self::NotYet, _) | (_, Self::NotYet) => Self::NotYet,
+            _ => Self::Yes,
+        }
+    }
+
+    fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Yes, _) | (_, Self::Yes) => Self::Yes,
+            (Self::NotYet, _) | (_, Self::NotYet) => Self::NotYet,
+            _ => Self::No,
+        }
+    }
+}
+
+impl SocketFilter {
+    /// Whether a socket with these ends is wanted. `state` is the one it is in: a listener has no remote end and never
+    /// will.
+    #[must_use]
+    pub fn verdict(&self, tuple: &Tuple, state: State) -> Verdict {
+        let listener = state == State::LISTEN;
+        let netns = Verdict::of(self.netns.is_empty() || tuple.netns == 0 || self.netns.contains(&tuple.netns));
+        let local = port_verdict(tuple.local, &self.local_ports, false);
+        let remote = port_verdict(tuple.remote, &self.remote_ports, listener);
+        let either = if self.ports.is_empty() {
+            Verdict::Yes
+        } else {
+            port_verdict(tuple.local, &self.ports, false).or(port_verdict(tuple.remote, &self.ports, listener))
+        };
+        netns.and(local).and(remote).and(either).and(self.address_verdict(tuple)).and(self.family_verdict(tuple))
+    }
+
+    fn address_verdict(&self, tuple: &Tuple) -> Verdict {
+        let within = |end: Endpoint| {
+            let ip: IpAddr = end.address.ip();
+            self.addresses.iter().any(|net| net.contains(&ip))
+        };
+        Verdict::of(self.addresses.is_empty() || within(tuple.local) || within(tuple.remote))
+    }
+
+    fn family_verdict(&self, tuple: &Tuple) -> Verdict {
+        let Some(family) = self.family else {
+            return Verdict::Yes;
+        };
+        let known = [tuple.remote, tuple.local].into_iter().find(|end| !end.address.is_unspecified());
+        // A listener on `::` may serve both.
+        known.map_or(Verdict::Yes, |end| Verdict::of(end.address.is_v4() == (family == Family::V4)))
+    }
+}
+
+fn port_verdict(end: Endpoint, wanted: &[u16], never_known: bool) -> Verdict {
+    if wanted.is_empty() || wanted.contains(&end.port) {
+        Verdict::Yes
+    } else if end.port == 0 && !never_known {
+        Verdict::NotYet
+    } else {
+        Verdict::No
+    }
+}
+
+/// Conditions on who owns a connection and what it went through: these are decided in userspace only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnerFilter {
+    /// Process ids.
+    pub pids: Vec<u32>,
+    /// Process names.
+    pub comms: Vec<String>,
+    /// Cgroup ids.
+    pub cgroups: Vec<u64>,
+}
+
+impl OwnerFilter {
+    /// Whether there is no condition.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pids.is_empty() && self.comms.is_empty() && self.cgroups.is_empty()
+    }
+
+    /// Whether a connection of this process and cgroup is wanted. As long as an owner is not known it is not.
+    #[must_use]
+    pub fn matches(&self, process: Option<&Process>, cgroup: u64) -> bool {
+        (self.pids.is_empty() || process.is_some_and(|process| self.pids.contains(&process.pid)))
+            && (self.comms.is_empty() || process.is_some_and(|process| self.comms.contains(&process.comm.text())))
+            && (self.cgroups.is_empty() || self.cgroups.contains(&cgroup))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::endpoint::Address;
+
+    fn tuple(local_port: u16, remote_port: u16) -> Tuple {
+        let at = |port| Endpoint::new(Address::v4([127, 0, 0, 1]), port);
+        Tuple { netns: 1, local: at(local_port), remote: at(remote_port) }
+    }
+
+    #[test]
+    fn a_port_that_is_still_0_is_not_decided() {
+        let filter = SocketFilter { local_ports: vec![4000], ..SocketFilter::default() };
+        assert_eq!(filter.verdict(&tuple(0, 443), State::SYN_SENT), Verdict::NotYet);
+        assert_eq!(filter.verdict(&tuple(4000, 443), State::ESTABLISHED), Verdict::Yes);
+        assert_eq!(filter.verdict(&tuple(4001, 443), State::ESTABLISHED), Verdict::No);
+    }
+
+    #[test]
+    fn either_end_is_enough_as_soon_as_it_matches() {
+        let filter = SocketFilter { ports: vec![443], ..SocketFilter::default() };
+        assert_eq!(filter.verdict(&tuple(0, 443), State::SYN_SENT), Verdict::Yes);
+        assert_eq!(filter.verdict(&tuple(0, 80), State::SYN_SENT), Verdict::NotYet);
+        assert_eq!(filter.verdict(&tuple(5, 80), State::SYN_SENT), Verdict::No);
+    }
+
+    #[test]
+    fn a_listener_never_gets_a_remote_port() {
+        let filter = SocketFilter { remote_ports: vec![443], ..SocketFilter::default() };
+        assert_eq!(filter.verdict(&tuple(80, 0), State::LISTEN), Verdict::No);
+    }
+
+    #[test]
+    fn a_family_takes_v4_mapped_for_ipv4_and_leaves_wildcards_alone() {
+        let filter = SocketFilter { family: Some(Family::V4), ..SocketFilter::default() };
+        let mapped: IpAddr = "::ffff:10.0.0.1".parse().expect("an address");
+        let at = |ip: IpAddr| Endpoint::new(ip, 1);
+        let wildcard = Endpoint { address: Address::UNSPECIFIED, port: 80 };
+        let to = |remote| Tuple { netns: 1, local: wildcard, remote };
+        assert_eq!(filter.verdict(&to(at(mapped)), State::ESTABLISHED), Verdict::Yes);
+        assert_eq!(filter.verdict(&to(at("fe80::1".parse().expect("ip"))), State::ESTABLISHED), Verdict::No);
+        assert_eq!(filter.verdict(&to(Endpoint::UNKNOWN), State::LISTEN), Verdict::Yes);
+    }
+
+    #[test]
+    fn addresses_match_by_network_at_either_end() {
+        let filter = SocketFilter { addresses: vec!["127.0.0.0/8".parse().expect("net")], ..SocketFilter::default() };
+        assert_eq!(filter.verdict(&tuple(1, 2), State::ESTABLISHED), Verdict::Yes);
+        let filter = SocketFilter { addresses: vec!["10.0.0.0/8".parse().expect("net")], ..SocketFilter::default() };
+        assert_eq!(filter.verdict(&tuple(1, 2), State::ESTABLISHED), Verdict::No);
+    }
+}

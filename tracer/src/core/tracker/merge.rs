@@ -1,0 +1,278 @@
+//! Merges what sock_diag says with what the transitions said: connections that were there before, and the truth after
+//! events were lost.
+//!
+//! Order matters: attach, [`Tracker::snapshot_begins`], dump, drain what the ring buffer holds by then,
+//! [`Tracker::merge`]. Where both know a socket, the later one wins.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{Effects, Entry, Tracker, annotate, missed, repair};
+use crate::core::{
+    connection::{Opening, Process},
+    endpoint::Tuple,
+    snapshot::{Snapshot, Socket, SocketKind},
+    state::State,
+    transition::{Context, KernelAddress, Origin, SocketId, SocketKey, Task, Transition},
+};
+
+/// Sockets that closed since a snapshot began.
+#[derive(Debug, Default)]
+pub(super) struct ClosedMeanwhile {
+    pub(super) keys: FxHashSet<SocketKey>,
+    /// The ends of those that had no cookie: the dump gave them one that no event told.
+    tuples: FxHashSet<Tuple>,
+}
+
+impl ClosedMeanwhile {
+    pub(super) fn insert(&mut self, key: SocketKey, socket: SocketId, tuple: Tuple) {
+        self.keys.insert(key);
+        if key.is_address() {
+            self.keys.insert(socket.key());
+            self.tuples.insert(tuple);
+        }
+    }
+
+    fn contains(&self, key: SocketKey, tuple: &Tuple) -> bool {
+        self.keys.contains(&key) || self.tuples.contains(tuple) || self.tuples.contains(&nowhere(tuple))
+    }
+}
+
+/// The same ends as an event tells them that does not know its namespace.
+fn nowhere(tuple: &Tuple) -> Tuple {
+    Tuple { netns: 0, ..*tuple }
+}
+
+/// What a snapshot is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MergeKind {
+    /// The first one: sockets that no transition told of were there before the tracer.
+    StartUp,
+    /// A later one, after events were lost: they were missed.
+    Resync,
+}
+
+impl Tracker {
+    /// A dump is about to be taken: sockets that close from now on are remembered, so that a dump that still has them
+    /// does not bring them back.
+    pub fn snapshot_begins(&mut self) {
+        self.closed_meanwhile = Some(ClosedMeanwhile::default());
+    }
+
+    /// A dump could not be taken after all.
+    pub fn snapshot_failed(&mut self) {
+        self.closed_meanwhile = None;
+    }
+
+    /// Merges a dump. `holder` finds the process that holds a socket, by its inode.
+    pub fn merge(
+        &mut self,
+        snapshot: &Snapshot,
+        kind: MergeKind,
+        holder: &dyn Fn(u64) -> Option<Process>,
+        effects: &mut Effects,
+    ) {
+        self.now_ns = self.now_ns.max(snapshot.started_ns).max(snapshot.ended_ns);
+        let closed = self.closed_meanwhile.take().unwrap_or_default();
+        self.snapshots = self.snapshots.wrapping_add(1);
+        self.found_by_ends = None;
+        for socket in snapshot.sockets.iter().filter(|socket| socket.state == State::LISTEN) {
+            let key = SocketId::from_cookie(socket.cookie).key();
+            if !closed.keys.contains(&key) {
+                self.listeners.found(key, &socket.tuple, socket.inode, self.snapshots);
+            }
+        }
+        if kind == MergeKind::Resync {
+            self.listeners.remove_absent(self.snapshots, &snapshot.complete_netns, snapshot.started_ns);
+        }
+        self.listeners.find_owners(holder);
+        let by_tuple = self.address_keys_by_tuple();
+        let full = |socket: &&Socket| {
+            socket.kind == SocketKind::Full && socket.state != State::LISTEN && socket.state != State::CLOSE
+        };
+        for socket in snapshot.sockets.iter().filter(full) {
+            let key = SocketId::from_cookie(socket.cookie).key();
+            if closed.contains(key, &socket.tuple) {
+                continue;
+            }
+            // It stays under its address: later events may still not carry the cookie that the dump gave it.
+            let by_address = by_tuple.get(&socket.tuple).or_else(|| by_tuple.get(&nowhere(&socket.tuple)));
+            let same = |known: &&SocketKey| {
+                let entry = self.by_key.get(known).and_then(|index| self.entries.get(*index));
+                entry.is_some_and(|entry| [0, socket.cookie].contains(&entry.socket.cookie))
+            };
+            let known = if self.by_key.contains_key(&key) { None } else { by_address.filter(same) };
+            self.merge_socket(known.copied().unwrap_or(key), socket, snapshot, kind, holder, effects);
+        }
+        if kind == MergeKind::Resync {
+            self.close_absent(snapshot, effects);
+        }
+        self.minis.replace(snapshot);
+    }
+
+    /// Merges a dump of mini-sockets alone.
+    pub fn merge_minis(&mut self, snapshot: &Snapshot) {
+        self.minis.replace(snapshot);
+    }
+
+    /// Sockets that are known without a cookie; a dump knows the cookie, and the ends are what both have.
+    fn address_keys_by_tuple(&self) -> FxHashMap<Tuple, SocketKey> {
+        if self.by_address == 0 {
+            return FxHashMap::default();
+        }
+        let tuple = |(key, index): (&SocketKey, &usize)| {
+            let entry = self.entries.get(*index).filter(|entry| entry.close.is_none())?;
+            (key.is_address() && entry.tuple.is_complete()).then_some((entry.tuple, *key))
+        };
+        self.by_key.iter().filter_map(tuple).collect()
+    }
+
+    /// The connection that a dump found and that an event without a cookie goes on with. A dump tells no addresses, so
+    /// the ends must do; from then on it is found by the address.
+    pub(super) fn adopt(&mut self, key: SocketKey, tuple: &Tuple) -> Option<usize> {
+        if !key.is_address() || !tuple.is_complete() {
+            return None;
+        }
+        let (by_key, entries) = (&self.by_key, &self.entries);
+        let unaddressed = |entry: &&Entry| entry.close.is_none() && entry.socket.address == KernelAddress(0);
+        let found = self.found_by_ends.get_or_insert_with(|| {
+            let ends = |(key, index): (&SocketKey, &usize)| {
+                let entry = entries.get(*index).filter(unaddressed)?;
+                Some(((entry.tuple.local, entry.tuple.remote), *key))
+            };
+            by_key.iter().filter_map(ends).collect()
+        });
+        let from = *found.get(&(tuple.local, tuple.remote))?;
+        let index = *by_key.get(&from)?;
+        let entry = entries.get(index).filter(unaddressed)?;
+        let same = (entry.tuple.local, entry.tuple.remote) == (tuple.local, tuple.remote)
+            && (tuple.netns == 0 || tuple.netns == entry.tuple.netns);
+        if !same {
+            return None;
+        }
+        self.rekey(from, key).is_some().then_some(index)
+    }
+
+    fn merge_socket(
+        &mut self,
+        mut key: SocketKey,
+        socket: &Socket,
+        snapshot: &Snapshot,
+        kind: MergeKind,
+        holder: &dyn Fn(u64) -> Option<Process>,
+        effects: &mut Effects,
+    ) {
+        let served = self.listeners.serves(&socket.tuple);
+        let unheard = |entry: &Entry| entry.heard_ns < snapshot.started_ns;
+        let over = |entry: &Entry| entry.close.is_some() || entry.is_over(socket.state, &socket.tuple);
+        let mut known = self.by_key.get(&key).copied();
+        if let Some(index) = known
+            && self.entries.get(index).is_some_and(|entry| unheard(entry) && over(entry))
+        {
+            // The socket has begun another connection since, unseen.
+            self.close_unseen(index, key, snapshot.started_ns, effects);
+            self.release_now(key, effects);
+            known = None;
+            key = SocketId::from_cookie(socket.cookie).key();
+        }
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let entry = self.found(socket, snapshot, kind, effects);
+                self.insert(key, entry, effects)
+            }
+        };
+        let round = self.snapshots;
+        let Some(entry) = self.entries.get_mut(index) else {
+            return;
+        };
+        entry.in_snapshot = round;
+        if entry.close.is_some() {
+            return;
+        }
+        if entry.socket.cookie == 0 {
+            entry.socket.cookie = socket.cookie;
+        }
+        entry.set_process(holder(socket.inode));
+        if entry.opening == Opening::PreExisting {
+            // When an event told of it first, the listeners may not have been known yet.
+            entry.assume_syn_sent(!served);
+        }
+        if known.is_some() && !unheard(entry) {
+            return;
+        }
+        if entry.tuple.netns == 0 {
+            entry.tuple.netns = socket.tuple.netns;
+        }
+        entry.tuple.local.refresh(socket.tuple.local);
+        entry.tuple.remote.refresh(socket.tuple.remote);
+        if socket.inode != 0 {
+            entry.inode = socket.inode;
+        }
+        if socket.cgroup != 0 {
+            entry.cgroup = socket.cgroup;
+        }
+        if let Some(info) = socket.info {
+            entry.count_bytes(info.bytes_received, info.bytes_acked);
+        }
+        if entry.state != socket.state {
+            let revealing = missed(entry, entry.state, socket.state, snapshot.started_ns);
+            self.counts.repaired += repair(entry, socket.state, &revealing, effects);
+        }
+    }
+
+    /// A socket that no transition told of.
+    fn found(&mut self, socket: &Socket, snapshot: &Snapshot, kind: MergeKind, effects: &mut Effects) -> Entry {
+        let since_ns = snapshot.started_ns.saturating_sub(socket.at_least_in_state_ns());
+        let id = SocketId::from_cookie(socket.cookie);
+        let mut entry = Entry::new(id, socket.tuple, socket.state, since_ns, Opening::PreExisting);
+        entry.set_process(self.listeners.owner_for(&socket.tuple));
+        if kind == MergeKind::Resync {
+            entry.gap = true;
+            self.counts.repaired += 1;
+            effects.repaired.push(Transition {
+                mono_ns: snapshot.started_ns,
+                socket: id,
+                tuple: socket.tuple,
+                old: State::CLOSE,
+                new: socket.state,
+                task: Task::default(),
+                context: Context::Unknown,
+                details: None,
+                origin: Origin::Snapshot,
+            });
+        }
+        entry
+    }
+
+    /// A connection that a complete dump does not have, and of which nothing was heard since, has closed unseen.
+    fn close_absent(&mut self, snapshot: &Snapshot, effects: &mut Effects) {
+        let round = self.snapshots;
+        let absent = |entry: &Entry| {
+            entry.close.is_none()
+                && entry.in_snapshot != round
+                && entry.heard_ns < snapshot.started_ns
+                && snapshot.complete_netns.contains(&entry.tuple.netns)
+        };
+        let mut gone: Vec<(SocketKey, usize)> = self
+            .by_key
+            .iter()
+            .filter(|(_, index)| self.entries.get(**index).is_some_and(absent))
+            .map(|(key, index)| (*key, *index))
+            .collect();
+        // In an order that does not depend on kernel addresses.
+        gone.sort_unstable_by_key(|(_, index)| *index);
+        for (key, index) in gone {
+            self.close_unseen(index, key, snapshot.started_ns, effects);
+        }
+    }
+
+    /// What is known of the connection that a repaired transition belongs to.
+    #[must_use]
+    pub fn annotation(&self, socket: SocketId) -> super::Annotation {
+        self.by_key
+            .get(&socket.key())
+            .or_else(|| self.by_key.get(&socket.address_key()))
+            .and_then(|index| self.entries.get(*index))
+            .map_or_else(super::Annotation::default, |entry| annotate(entry, None))
+    }
+}

@@ -1,0 +1,580 @@
+//! Turns transitions into connections. Pure: it knows no time but the events' own and does no I/O.
+//!
+//! A connection is found by its socket's cookie (or, where the kernel gives none, by its address) and ends with its
+//! CLOSE; the same socket may then begin another (connect, disconnect, connect again). When the state that a transition
+//! leaves is not the one that is known, transitions were missed: they are inferred, marked and counted.
+//!
+//! - `entry`: one connection, kept small
+//! - `close`: what a CLOSE means
+//! - `listeners`: whose listener a passive connection came through
+//! - `merge`: what a sock_diag snapshot adds and corrects
+
+mod close;
+mod entry;
+mod listeners;
+mod merge;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+pub use merge::MergeKind;
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+use slab::Slab;
+
+use self::{close::Close, entry::Entry, listeners::Listeners, merge::ClosedMeanwhile};
+use super::{
+    connection::{AfterClose, Connection, Opening, Process, ProcessSource},
+    endpoint::{Endpoint, Tuple},
+    mini_sockets::{MiniSockets, TIME_WAIT_NS},
+    state::State,
+    transition::{Context, Details, Event, Origin, Reset, ResetDirection, SocketId, SocketKey, Task, Transition},
+};
+
+/// How long a closed connection waits for the RST that may follow its CLOSE, event time. The kernel sends it within
+/// microseconds, but a process may be preempted in between.
+const RESET_GRACE_NS: u64 = 50_000_000;
+
+/// How long before a CLOSE a sent RST still explains it.
+const RESET_BEFORE_CLOSE_NS: u64 = 10_000_000;
+
+/// Bounds and settings of a [`Tracker`].
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections that are kept at most; beyond it one is let go for each new one.
+    pub max_connections: usize,
+    /// How long the kernel keeps an orphan in FIN_WAIT2 (`net.ipv4.tcp_fin_timeout`), ns.
+    pub fin_timeout_ns: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_connections: 1_000_000, fin_timeout_ns: 60_000_000_000 }
+    }
+}
+
+/// What became known besides the event itself. Reused from event to event.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Transitions that were missed, in order; they belong before the event that revealed them.
+    pub repaired: Vec<Transition>,
+    /// Connections that are over.
+    pub ended: Vec<Connection>,
+}
+
+/// What the tracker adds to a transition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Annotation {
+    /// Time in the state that was left, ns; `None` when its beginning was not seen.
+    pub in_state_ns: Option<u64>,
+    /// Whose connection it is, as far as is known by now.
+    pub process: Option<Process>,
+    /// The connection's cgroup id, 0 when not known.
+    pub cgroup: u64,
+    /// The connection's ends, as far as they are known by now.
+    pub tuple: Option<Tuple>,
+}
+
+/// What the tracker counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Transitions that were inferred.
+    pub repaired: u64,
+    /// Connections that were let go for want of room.
+    pub evicted: u64,
+}
+
+/// All connections that are known.
+#[derive(Debug)]
+pub struct Tracker {
+    limits: Limits,
+    entries: Slab<Entry>,
+    by_key: FxHashMap<SocketKey, usize>,
+    /// How many of `by_key` are kernel addresses.
+    by_address: usize,
+    listeners: Listeners,
+    minis: MiniSockets,
+    /// Closed connections and when their grace ends.
+    closing: VecDeque<(u64, SocketKey)>,
+    /// Sockets that closed since a snapshot began, while one is being taken.
+    closed_meanwhile: Option<ClosedMeanwhile>,
+    /// What dumps found, by its ends, for events that carry no cookie; made when the first such event needs it.
+    found_by_ends: Option<FxHashMap<(Endpoint, Endpoint), SocketKey>>,
+    snapshots: u32,
+    eviction_hand: usize,
+    counts: Counts,
+    now_ns: u64,
+}
+
+impl Tracker {
+    /// An empty tracker.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            entries: Slab::new(),
+            by_key: FxHashMap::default(),
+            by_address: 0,
+            listeners: Listeners::default(),
+            minis: MiniSockets::new(limits.max_connections),
+            closing: VecDeque::new(),
+            closed_meanwhile: None,
+            found_by_ends: None,
+            snapshots: 0,
+            eviction_hand: 0,
+            counts: Counts::default(),
+            now_ns: 0,
+        }
+    }
+
+    /// Takes an event in.
+    pub fn event(&mut self, event: &Event, effects: &mut Effects) -> Annotation {
+        match event {
+            Event::Transition(transition) => self.transition(transition, effects),
+            Event::Reset(reset) => {
+                self.reset(reset);
+                Annotation::default()
+            }
+        }
+    }
+
+    /// Takes a transition in.
+    pub fn transition(&mut self, transition: &Transition, effects: &mut Effects) -> Annotation {
+        self.advance(transition.mono_ns, effects);
+        let key = self.key_of(transition);
+        match (transition.old, transition.new) {
+            (State::CLOSE, State::LISTEN) => {
+                self.end_if_open(key, transition, effects);
+                self.listen(key, transition)
+            }
+            (State::LISTEN, State::CLOSE) => {
+                self.end_if_open(key, transition, effects);
+                self.unlisten(key, transition)
+            }
+            (State::CLOSE, State::SYN_SENT) => self.open(key, transition, Opening::Active, effects),
+            (State::LISTEN, State::SYN_RECV) => self.open(key, transition, Opening::Passive, effects),
+            // SOCK_DESTROY of something that is closed already.
+            (State::CLOSE, State::CLOSE) => {
+                if let Some(index) = self.by_key.get(&key).copied() {
+                    self.close_unseen(index, key, transition.mono_ns, effects);
+                }
+                Annotation { tuple: Some(transition.tuple), ..Annotation::default() }
+            }
+            _ => self.step(key, transition, effects),
+        }
+    }
+
+    /// Takes a RST in.
+    pub fn reset(&mut self, reset: &Reset) {
+        if reset.state == State::TIME_WAIT {
+            // Only one that we send takes a mini-socket away for certain (tcp_timewait_state_process(): TCP_TW_RST).
+            if reset.direction == ResetDirection::Sent {
+                self.minis.remove(&reset.tuple);
+            }
+            return;
+        }
+        let Some(entry) = self.lookup(reset.socket.key(), reset.socket.address_key()) else {
+            return;
+        };
+        match reset.direction {
+            ResetDirection::Received => entry.reset_received |= entry.close.is_none(),
+            ResetDirection::Sent => {
+                entry.reset_sent_ns = reset.mono_ns;
+                // The grace is a matter of the events' time, not of when the record happens to be handed out.
+                if let Some(close) = &mut entry.close
+                    && reset.mono_ns.saturating_sub(close.mono_ns) <= RESET_GRACE_NS
+                {
+                    close.reset_sent = true;
+                    let (tuple, after) = (entry.tuple, entry.close.map(|close| close.after(entry)));
+                    if after == Some(AfterClose::None) {
+                        self.minis.remove(&tuple);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets a connection go that turned out not to be wanted.
+    pub fn forget_socket(&mut self, socket: SocketId) {
+        if self.forget(socket.key()).is_none() {
+            self.forget(socket.address_key());
+        }
+    }
+
+    /// Tells that it is `now_ns`: closed connections whose grace is over are handed out, ended mini-sockets cleared.
+    pub fn advance(&mut self, now_ns: u64, effects: &mut Effects) {
+        self.now_ns = self.now_ns.max(now_ns);
+        while let Some((until, key)) = self.closing.front().copied() {
+            if until > self.now_ns {
+                break;
+            }
+            self.closing.pop_front();
+            self.release_closed(key, until, effects);
+        }
+        self.minis.advance(self.now_ns);
+    }
+
+    /// Hands out every closed connection, without waiting for its grace.
+    pub fn flush(&mut self, effects: &mut Effects) {
+        while let Some((until, key)) = self.closing.pop_front() {
+            self.release_closed(key, until, effects);
+        }
+    }
+
+    /// The connections that are open, as of `now_ns`, in no particular order.
+    pub fn open_connections(&self, now_ns: u64) -> impl Iterator<Item = Connection> + '_ {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.close.is_none())
+            .map(move |(_, entry)| entry.to_connection(now_ns))
+    }
+
+    /// The open connections that are in one state.
+    pub fn open_in(&self, state: State, now_ns: u64) -> impl Iterator<Item = Connection> + '_ {
+        self.entries
+            .iter()
+            .filter(move |(_, entry)| entry.close.is_none() && entry.state == state)
+            .map(move |(_, entry)| entry.to_connection(now_ns))
+    }
+
+    /// The ends of the connections that are open.
+    pub fn open_tuples(&self) -> impl Iterator<Item = Tuple> + '_ {
+        self.entries.iter().filter(|(_, entry)| entry.close.is_none()).map(|(_, entry)| entry.tuple)
+    }
+
+    /// How many connections are in the tracker: open, or closed a moment ago.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How many listeners are known.
+    #[must_use]
+    pub fn listener_count(&self) -> usize {
+        self.listeners.len()
+    }
+
+    /// The mini-sockets that should exist.
+    #[must_use]
+    pub fn mini_sockets(&self) -> &MiniSockets {
+        &self.minis
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The key that this socket is kept under. One that was known by its address and has a cookie by now (someone asked
+    /// for it) is moved over.
+    fn key_of(&mut self, transition: &Transition) -> SocketKey {
+        let key = transition.socket.key();
+        if !key.is_address() && self.by_address > 0 && !self.by_key.contains_key(&key) {
+            let address_key = transition.socket.address_key();
+            if let Some(entry) = self.rekey(address_key, key) {
+                entry.socket.cookie = transition.socket.cookie;
+            }
+        }
+        key
+    }
+
+    /// Finds an open connection under another key from now on. A closed one stays: the address is in use again.
+    fn rekey(&mut self, from: SocketKey, to: SocketKey) -> Option<&mut Entry> {
+        let index = *self.by_key.get(&from)?;
+        let entry = self.entries.get_mut(index).filter(|entry| entry.close.is_none())?;
+        if self.by_key.contains_key(&to) {
+            return None;
+        }
+        self.by_key.remove(&from);
+        self.by_key.insert(to, index);
+        self.by_address = self.by_address + usize::from(to.is_address()) - usize::from(from.is_address());
+        Some(entry)
+    }
+
+    fn lookup(&mut self, key: SocketKey, address: SocketKey) -> Option<&mut Entry> {
+        let index = self.by_key.get(&key).or_else(|| self.by_key.get(&address)).copied()?;
+        self.entries.get_mut(index)
+    }
+
+    fn listen(&mut self, key: SocketKey, transition: &Transition) -> Annotation {
+        let process = transition.owner().map(|task| process_of(task, ProcessSource::Opener));
+        let inode = transition.details.map_or(0, |details| details.inode);
+        self.listeners.add(key, &transition.tuple, process, inode, transition.mono_ns);
+        annotate_listener(transition, process)
+    }
+
+    fn unlisten(&mut self, key: SocketKey, transition: &Transition) -> Annotation {
+        self.listeners.remove(key);
+        // It may have begun to listen before it had a cookie.
+        self.listeners.remove(transition.socket.address_key());
+        if let Some(closed) = &mut self.closed_meanwhile {
+            closed.keys.insert(key);
+        }
+        annotate_listener(transition, transition.owner().map(|task| process_of(task, ProcessSource::Closer)))
+    }
+
+    /// A connection's first transition.
+    fn open(&mut self, key: SocketKey, transition: &Transition, opening: Opening, effects: &mut Effects) -> Annotation {
+        self.end_if_open(key, transition, effects);
+        let mut entry = Entry::new(transition.socket, transition.tuple, transition.new, transition.mono_ns, opening);
+        entry.hear(transition);
+        if opening == Opening::Passive {
+            entry.set_process(self.listeners.owner_for(&entry.tuple));
+        }
+        let annotation = annotate(&entry, None);
+        self.begin_use_of_tuple(&entry.tuple);
+        self.insert(key, entry, effects);
+        annotation
+    }
+
+    /// Any transition of a connection that is under way.
+    fn step(&mut self, key: SocketKey, transition: &Transition, effects: &mut Effects) -> Annotation {
+        if self.listeners.contains(key) {
+            // LISTEN → CLOSE was missed.
+            self.listeners.remove(key);
+        }
+        let index = match self.open_entry(key, transition, effects).or_else(|| self.adopt(key, &transition.tuple)) {
+            Some(index) => index,
+            None => {
+                let entry = self.first_heard_of(transition);
+                self.insert(key, entry, effects)
+            }
+        };
+        let Some(entry) = self.entries.get_mut(index) else {
+            return Annotation::default();
+        };
+        self.counts.repaired += repair(entry, transition.old, transition, effects);
+        let in_state_ns = entry.in_state(transition.mono_ns);
+        entry.hear(transition);
+        if transition.new == transition.old {
+            return annotate(entry, in_state_ns);
+        }
+        if transition.old == State::SYN_SENT && transition.new == State::SYN_RECV {
+            entry.opening = Opening::Simultaneous;
+        }
+        if entry.opening == Opening::Passive && transition.old == State::SYN_RECV && opened_fast(transition) {
+            entry.opening = Opening::FastOpen;
+        }
+        entry.enter(transition.new, transition.mono_ns, true);
+        let tuple = entry.tuple;
+        if transition.new == State::CLOSE {
+            self.close(index, key, Close::seen(transition));
+        } else if matches!(transition.old, State::SYN_SENT | State::SYN_RECV) {
+            // The local port may only now be known, or (before Linux 6.15) the peer of a passive connection.
+            self.begin_use_of_tuple(&tuple);
+        }
+        self.entries.get(index).map_or_else(Annotation::default, |entry| annotate(entry, in_state_ns))
+    }
+
+    /// The open connection that a transition goes on with. What else is under its key leaves.
+    fn open_entry(&mut self, key: SocketKey, transition: &Transition, effects: &mut Effects) -> Option<usize> {
+        let index = self.by_key.get(&key).copied()?;
+        let entry = self.entries.get(index)?;
+        if entry.close.is_none() && !entry.is_over(transition.old, &transition.tuple) {
+            return Some(index);
+        }
+        self.end_if_open(key, transition, effects);
+        None
+    }
+
+    /// A connection whose beginning was not seen: it was there before the tracer, or its first events were lost.
+    fn first_heard_of(&self, transition: &Transition) -> Entry {
+        let opening = match transition.old {
+            State::SYN_SENT => Opening::Active,
+            State::SYN_RECV => Opening::Passive,
+            _ => Opening::PreExisting,
+        };
+        let mut entry = Entry::new(transition.socket, transition.tuple, transition.old, transition.mono_ns, opening);
+        match opening {
+            Opening::PreExisting => entry.assume_syn_sent(!self.listeners.serves(&transition.tuple)),
+            Opening::Passive => {
+                entry.opened_unseen();
+                entry.set_process(self.listeners.owner_for(&transition.tuple));
+            }
+            _ => entry.opened_unseen(),
+        }
+        entry
+    }
+
+    fn begin_use_of_tuple(&mut self, tuple: &Tuple) {
+        if tuple.is_complete() {
+            self.minis.remove(tuple);
+        }
+    }
+
+    fn insert(&mut self, key: SocketKey, entry: Entry, effects: &mut Effects) -> usize {
+        if self.entries.len() >= self.limits.max_connections {
+            self.evict(effects);
+        }
+        let index = self.entries.insert(entry);
+        if self.by_key.insert(key, index).is_none() && key.is_address() {
+            self.by_address += 1;
+        }
+        index
+    }
+
+    /// Lets one connection go, the next one that is not closing or stuck: those are what a user is looking for.
+    fn evict(&mut self, effects: &mut Effects) {
+        const LOOK_AT: usize = 16;
+        // Closed ones only wait for their grace; not every key in the queue still has one.
+        while let Some((until, key)) = self.closing.pop_front() {
+            self.release_closed(key, until, effects);
+            if self.entries.len() < self.limits.max_connections {
+                return;
+            }
+        }
+        let capacity = self.entries.capacity().max(1);
+        let mut victim = None;
+        let mut looked_at = 0;
+        for step in 0..capacity {
+            let index = (self.eviction_hand + step) % capacity;
+            if let Some(entry) = self.entries.get(index) {
+                victim = Some((index, entry.socket));
+                looked_at += 1;
+                if entry.state != State::CLOSE_WAIT || looked_at >= LOOK_AT {
+                    break;
+                }
+            }
+        }
+        if let Some((index, socket)) = victim {
+            self.eviction_hand = index + 1;
+            let key = if self.by_key.get(&socket.key()) == Some(&index) { socket.key() } else { socket.address_key() };
+            self.forget(key);
+            self.counts.evicted += 1;
+        }
+    }
+
+    fn forget(&mut self, key: SocketKey) -> Option<Entry> {
+        let index = self.by_key.remove(&key)?;
+        if key.is_address() {
+            self.by_address -= 1;
+        }
+        self.entries.try_remove(index)
+    }
+
+    /// A socket begins anew: what is still open under its key was closed without our seeing it.
+    fn end_if_open(&mut self, key: SocketKey, transition: &Transition, effects: &mut Effects) {
+        if self.listeners.contains(key) {
+            self.listeners.remove(key);
+        }
+        let Some(index) = self.by_key.get(&key).copied() else {
+            return;
+        };
+        self.close_unseen(index, key, transition.mono_ns, effects);
+        self.release_now(key, effects);
+    }
+
+    /// Marks an open connection as closed at some moment up to `mono_ns`.
+    fn close_unseen(&mut self, index: usize, key: SocketKey, mono_ns: u64, effects: &mut Effects) {
+        let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.close.is_none()) else {
+            return;
+        };
+        let from = entry.state;
+        effects.repaired.push(missed(entry, from, State::CLOSE, mono_ns));
+        self.counts.repaired += 1;
+        entry.enter(State::CLOSE, mono_ns, false);
+        self.close(index, key, Close::missed(from, mono_ns));
+    }
+
+    /// The CLOSE itself: what the kernel keeps begins now, the record waits for a RST that may follow.
+    fn close(&mut self, index: usize, key: SocketKey, mut close: Close) {
+        let Some(entry) = self.entries.get_mut(index) else {
+            return;
+        };
+        // The end is where the last span ends, also when time ran backwards.
+        close.mono_ns = close.mono_ns.max(entry.since_ns);
+        close.reset_sent =
+            entry.reset_sent_ns != 0 && close.mono_ns.saturating_sub(entry.reset_sent_ns) <= RESET_BEFORE_CLOSE_NS;
+        entry.close = Some(close);
+        let after = close.after(entry);
+        let (process, socket, tuple) = (entry.process(), entry.socket, entry.tuple);
+        // An orphan that may stay in FIN_WAIT2 for longer spends all but the last minute as a full socket.
+        let fin_wait2_ns = self.limits.fin_timeout_ns.min(TIME_WAIT_NS);
+        self.minis.add(tuple, after, close.mono_ns, fin_wait2_ns, process);
+        self.closing.push_back((self.now_ns.saturating_add(RESET_GRACE_NS), key));
+        if let Some(closed) = &mut self.closed_meanwhile {
+            closed.insert(key, socket, tuple);
+        }
+    }
+
+    /// Hands out a closed connection whose turn in `closing` has come; its key may belong to a later one by now.
+    fn release_closed(&mut self, key: SocketKey, until: u64, effects: &mut Effects) {
+        let due = self.by_key.get(&key).and_then(|index| self.entries.get(*index)).is_some_and(|entry| {
+            entry.close.is_some_and(|close| close.mono_ns.saturating_add(RESET_GRACE_NS) <= until)
+        });
+        if due {
+            self.release_now(key, effects);
+        }
+    }
+
+    /// Hands out the closed connection under this key, if there is one.
+    fn release_now(&mut self, key: SocketKey, effects: &mut Effects) {
+        let closed =
+            self.by_key.get(&key).and_then(|index| self.entries.get(*index)).is_some_and(|entry| entry.close.is_some());
+        if closed && let Some(entry) = self.forget(key) {
+            effects.ended.push(entry.to_connection(self.now_ns));
+        }
+    }
+}
+
+/// Infers the transitions between the last known state and `to`; returns how many.
+fn repair(entry: &mut Entry, to: State, revealing: &Transition, effects: &mut Effects) -> u64 {
+    if entry.state == to {
+        return 0;
+    }
+    let mut count = 0;
+    for next in entry.state.steps_to(to) {
+        effects.repaired.push(missed(entry, entry.state, next, revealing.mono_ns));
+        entry.enter(next, revealing.mono_ns, false);
+        count += 1;
+    }
+    count
+}
+
+/// A transition that must have happened, at some moment up to `mono_ns`.
+fn missed(entry: &Entry, old: State, new: State, mono_ns: u64) -> Transition {
+    Transition {
+        mono_ns,
+        socket: entry.socket,
+        tuple: entry.tuple,
+        old,
+        new,
+        task: Task::default(),
+        context: Context::Unknown,
+        details: None,
+        origin: Origin::Repaired,
+    }
+}
+
+/// In a normal handshake SYN_RECV lasts for the processing of one segment, and nothing is received or accepted before
+/// ESTABLISHED (tcp_rcv_state_process()). With Fast Open both can be.
+fn opened_fast(transition: &Transition) -> bool {
+    matches!(transition.details, Some(Details { bytes_received, inode, .. }) if bytes_received > 0 || inode != 0)
+}
+
+fn process_of(task: Task, source: ProcessSource) -> Process {
+    Process { pid: task.pid, comm: task.comm, source }
+}
+
+fn annotate(entry: &Entry, in_state_ns: Option<u64>) -> Annotation {
+    Annotation { in_state_ns, process: entry.process(), cgroup: entry.cgroup, tuple: Some(entry.tuple) }
+}
+
+fn annotate_listener(transition: &Transition, process: Option<Process>) -> Annotation {
+    Annotation {
+        in_state_ns: None,
+        process,
+        cgroup: transition.details.map_or(0, |details| details.cgroup),
+        tuple: Some(transition.tuple),
+    }
+}

@@ -1,0 +1,11 @@
+//! JSON lines: serde_json does the format.
+
+use std::io;
+
+use super::Row;
+
+pub(super) fn write(record: &impl Row, line: &mut Vec<u8>) -> io::Result<()> {
+    serde_json::to_writer(&mut *line, record)?;
+    line.push(b'\n');
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! Snapshots of every output, with names that a hostile process would choose.
+
+use super::{
+    Format, Row, Writer,
+    records::{ConnectionRecord, LogRecord},
+    report::{self, LossRecord},
+};
+use crate::{
+    core::{
+        connection::{AfterClose, Certainty, Closing, Connection, Opening, Process, ProcessSource, Span},
+        endpoint::{Address, Endpoint, Tuple},
+        finding::{Cause, Finding, FoundSocket, Kind, Severity},
+        state::State,
+        tracker::Annotation,
+        transition::{Comm, Context, Details, Errno, KernelAddress, Origin, SocketId, Task, Transition},
+    },
+    source::clock::WallClock,
+};
+
+const CLOCK_OFFSET_NS: u64 = 1_790_000_000_000_000_000;
+
+fn clock() -> WallClock {
+    WallClock::from_offset_ns(CLOCK_OFFSET_NS)
+}
+
+fn tuple() -> Tuple {
+    let v6: std::net::IpAddr = "2001:db8::17".parse().expect("an address");
+    Tuple {
+        netns: 4_026_531_833,
+        local: Endpoint::new(Address::v4([10, 0, 0, 5]), 40_112),
+        remote: Endpoint::new(v6, 443),
+    }
+}
+
+/// What a log prints: an ordinary line, one with everything hostile, and one with nothing known.
+fn log_records() -> Vec<LogRecord> {
+    let details = Details {
+        fin_received: true,
+        orphaned: false,
+        mptcp: false,
+        inode: 29_539,
+        cgroup: 77,
+        uid: 1000,
+        error: Errno::NONE,
+        bytes_received: 10,
+        bytes_acked: 20,
+        srtt_us: 30,
+        retransmits: 0,
+    };
+    let closing = Transition {
+        mono_ns: 2_442_855_793_083,
+        socket: SocketId { cookie: 4711, address: KernelAddress(0xffff_8881_0000_0000) },
+        tuple: tuple(),
+        old: State::CLOSE_WAIT,
+        new: State::LAST_ACK,
+        task: Task { pid: 4121, tid: 4125, comm: Comm::from("java") },
+        context: Context::Process,
+        details: Some(details),
+        origin: Origin::Kernel,
+    };
+    let annotation = Annotation { in_state_ns: Some(11_520_000_000_000), ..Annotation::default() };
+    let hostile = Transition {
+        task: Task { comm: Comm::from("\u{1b}[2J\"a,\nb"), ..closing.task },
+        new: State::CLOSE,
+        details: Some(Details { error: Errno::ECONNRESET, ..details }),
+        ..closing
+    };
+    let unknown = Transition {
+        socket: SocketId::default(),
+        tuple: Tuple { netns: 0, local: Endpoint::UNKNOWN, remote: Endpoint::UNKNOWN },
+        old: State(99),
+        new: State::CLOSE,
+        context: Context::Unknown,
+        details: None,
+        origin: Origin::Repaired,
+        ..closing
+    };
+    vec![
+        LogRecord::new(&closing, &annotation, Some("/system.slice/cart.service"), clock()),
+        LogRecord::new(&hostile, &annotation, Some("/a,\"b\u{fffd}"), clock()),
+        LogRecord::new(&unknown, &Annotation::default(), None, clock()),
+    ]
+}
+
+fn connection_records() -> Vec<ConnectionRecord> {
+    let span = |state, ns, certainty| Span { state, ns, certainty };
+    let ended = Connection {
+        socket: SocketId::from_cookie(4711),
+        tuple: tuple(),
+        opened_ns: Some(1_000_000_000),
+        ended_ns: Some(3_000_001_500),
+        opening: Opening::Active,
+        closing: Some(Closing::Active),
+        error: Errno::NONE,
+        after_close: AfterClose::TimeWait,
+        spans: vec![
+            span(State::SYN_SENT, 1_500, Certainty::Exact),
+            span(State::ESTABLISHED, 2_000_000_000, Certainty::Exact),
+        ],
+        bytes_in: Some(1_234),
+        bytes_out: Some(99),
+        process: Some(Process { pid: 88, comm: Comm::from("a,\"b\"\u{7}"), source: ProcessSource::Opener }),
+        cgroup: 0,
+        inode: 0,
+        gap: false,
+    };
+    let open = Connection {
+        opened_ns: None,
+        ended_ns: None,
+        opening: Opening::PreExisting,
+        closing: None,
+        after_close: AfterClose::None,
+        spans: vec![
+            span(State::ESTABLISHED, 5, Certainty::Unknown),
+            span(State::CLOSE_WAIT, 60_000_000_000, Certainty::AtLeast),
+        ],
+        bytes_in: None,
+        bytes_out: None,
+        process: None,
+        gap: true,
+        ..ended.clone()
+    };
+    vec![ConnectionRecord::new(&ended, Some("/user.slice"), clock()), ConnectionRecord::new(&open, None, clock())]
+}
+
+fn written<R: Row>(format: Format, records: &[R]) -> String {
+    let mut writer = Writer::new::<R>(format, Vec::new()).expect("a header");
+    for record in records {
+        writer.write(record).expect("a record");
+    }
+    String::from_utf8(writer.into_inner()).expect("text")
+}
+
+#[test]
+fn log_as_a_table() {
+    insta::assert_snapshot!(written(Format::Table, &log_records()));
+}
+
+#[test]
+fn log_as_json_lines() {
+    insta::assert_snapshot!(written(Format::Jsonl, &log_records()));
+}
+
+#[test]
+fn log_as_csv() {
+    insta::assert_snapshot!(written(Format::Csv, &log_records()));
+}
+
+#[test]
+fn connections_as_a_table() {
+    insta::assert_snapshot!(written(Format::Table, &connection_records()));
+}
+
+#[test]
+fn connections_as_json_lines() {
+    insta::assert_snapshot!(written(Format::Jsonl, &connection_records()));
+}
+
+#[test]
+fn connections_as_csv() {
+    insta::assert_snapshot!(written(Format::Csv, &connection_records()));
+}
+
+/// The names in the CSV header and in the JSON objects are written down in two places; they must be the same.
+#[test]
+fn every_field_is_in_every_format() {
+    fn fields<R: Row>(record: &R) -> Vec<String> {
+        let value = serde_json::to_value(record).expect("JSON");
+        value.as_object().expect("an object").keys().cloned().collect()
+    }
+    assert_eq!(fields(&log_records()[0]), LogRecord::FIELDS);
+    assert_eq!(fields(&connection_records()[0]), ConnectionRecord::FIELDS);
+}
+
+#[test]
+fn csv_reads_back_as_it_was_written() {
+    let text = written(Format::Csv, &log_records());
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let rows: Vec<csv::StringRecord> = reader.records().map(|row| row.expect("a row")).collect();
+    assert_eq!(rows.len(), 3);
+    assert_eq!(&rows[1][13], "\u{fffd}[2J\"a,\u{fffd}b");
+    assert_eq!(&rows[1][16], "/a,\"b\u{fffd}");
+}
+
+#[test]
+fn nothing_written_carries_a_control_character_or_a_kernel_address() {
+    for format in [Format::Table, Format::Jsonl, Format::Csv] {
+        let text = written(format, &log_records()) + &written(format, &connection_records());
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
+        assert!(!text.contains("ffff8881") && !text.contains(&0xffff_8881_0000_0000_u64.to_string()), "{text}");
+    }
+}
+
+fn findings() -> Vec<Finding> {
+    let socket = |fd| FoundSocket {
+        cookie: 5,
+        local: Endpoint::new(Address::v4([10, 0, 0, 5]), 8080),
+        remote: Endpoint::new(Address::v4([10, 2, 0, 9]), 443),
+        age_ns: 11_520_000_000_000,
+        age_certainty: Certainty::AtLeast,
+        fds: vec![fd],
+    };
+    vec![Finding {
+        kind: Kind::CloseWait,
+        severity: Severity::Critical,
+        title: "java[4121] leaves 7 sockets in CLOSE_WAIT: EOF was read, close() never called".to_owned(),
+        process: Some(Process { pid: 4121, comm: Comm::from("java"), source: ProcessSource::Holder }),
+        local: Some(Endpoint::new(Address::v4([10, 0, 0, 5]), 8080)),
+        remote: Some(Endpoint::new(Address::v4([10, 2, 0, 9]), 0)),
+        netns: 1,
+        count: 7,
+        oldest_ns: 11_520_000_000_000,
+        oldest_certainty: Certainty::AtLeast,
+        growth_per_min: Some(38.0),
+        eta_s: Some(4560),
+        cause: Some(Cause::EofReadNotClosed),
+        evidence: vec!["descriptors open: 1190 of 4096".to_owned()],
+        remedy: "the program forgets close() after read() returned 0".to_owned(),
+        sockets: (12..19).map(socket).collect(),
+    }]
+}
+
+const WINDOW_NS: u64 = 10_000_000_000;
+
+#[test]
+fn findings_as_text() {
+    let mut text = Vec::new();
+    report::write_text(&mut text, WINDOW_NS, &findings()).expect("a report");
+    insta::assert_snapshot!(String::from_utf8(text).expect("text"));
+    let mut text = Vec::new();
+    report::write_text(&mut text, WINDOW_NS, &[]).expect("a report");
+    insta::assert_snapshot!("no_findings_as_text", String::from_utf8(text).expect("text"));
+}
+
+#[test]
+fn findings_as_json() {
+    let loss = LossRecord { seen: 320, dropped: 1, missed: 2, repaired: 3 };
+    let mut text = Vec::new();
+    report::write_json(&mut text, WINDOW_NS, loss, &findings()[..1]).expect("a report");
+    insta::assert_snapshot!(String::from_utf8(text).expect("text"));
+    assert_eq!(loss.to_string(), "seen 320 transitions, dropped 1, missed 2, repaired 3");
+}

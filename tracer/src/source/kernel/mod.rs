@@ -1,0 +1,464 @@
+//! The live kernel: loads the BPF programs, attaches them, drains their ring buffer and reads what was lost.
+//!
+//! The programs are attached either to the typed tracepoint (`tp_btf`, which needs the kernel's BTF; cheaper, and it
+//! knows the cookie) or to the classic one. What an event means is not decided here.
+
+mod decode;
+mod layout;
+pub mod tracefs;
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use aya::{
+    Btf, Ebpf, EbpfLoader, Pod,
+    maps::{Array, MapData, PerCpuArray, RingBuf},
+    programs::{BtfTracePoint, ProgramFd, TracePoint},
+};
+use aya_log::EbpfLogger;
+use tokio::io::{Interest, unix::AsyncFd};
+use tracer_ebpf::{
+    Counters, FILTER_NETNS_MAX, Filter, KIND_RESET_RECEIVED, KIND_RESET_SENT, KIND_TRANSITION, Layout, PORT_ROWS,
+    PORTS_EITHER, PORTS_LOCAL, PORTS_PER_ROW, PORTS_REMOTE, PortBits, Record,
+};
+
+use self::{
+    decode::Known,
+    layout::{KernelTypes, VMLINUX_BTF},
+};
+use crate::core::{
+    filter::{Family, SocketFilter},
+    transition::Event,
+};
+use crate::problem::one_line;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRACER_BPF_OBJECT"));
+
+/// The ring buffer's share that may fill before the programs wake the reader.
+const WAKE_FRACTION: u32 = 8;
+
+/// How the programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// `tp_btf/inet_sock_set_state`.
+    Btf,
+    /// `tracepoint/sock/inet_sock_set_state`.
+    Tracepoint,
+}
+
+/// What a live run asks of the kernel.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of the ring buffer, bytes; rounded up to a power of two of pages.
+    pub buffer_bytes: u32,
+    /// What the programs may leave out.
+    pub filter: SocketFilter,
+    /// `None` takes the better one that works.
+    pub attachment: Option<Attachment>,
+}
+
+/// What became of the kernel's events so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loss {
+    /// Transitions that passed the filters: delivered plus dropped.
+    pub seen: u64,
+    /// Transitions that found the ring buffer full.
+    pub dropped: u64,
+    /// Runs of the transition program that the kernel skipped, because the interrupt that wanted it had hit the same
+    /// program on the same CPU. Nothing is known of these, not even whether the filters would have kept them.
+    pub missed: u64,
+    /// Resets that were dropped or missed: the reason of a close may then be inferred instead of seen.
+    pub resets_lost: u64,
+}
+
+/// A global of the BPF object; the newtype because `Pod` is not ours to give to the ABI's types.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Plain<T>(T);
+
+// SAFETY: repr(C) structs of integers without padding, so any byte of them may be copied (asserted below).
+unsafe impl Pod for Plain<Layout> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Filter> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Counters> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<PortBits> {}
+
+const _: () = {
+    assert!(size_of::<Layout>().is_multiple_of(4) && align_of::<Layout>() == 4);
+    assert!(size_of::<Filter>() == 4 * (4 + FILTER_NETNS_MAX));
+    assert!(size_of::<Counters>() == 16);
+    assert!(size_of::<PortBits>() == 24);
+};
+
+/// The attached programs. Dropping it detaches them.
+pub struct Kernel {
+    ebpf: Ebpf,
+    events: AsyncFd<RingBuf<MapData>>,
+    counters: PerCpuArray<MapData, Plain<Counters>>,
+    logger: Option<EbpfLogger<StderrLog>>,
+    known: Known,
+    attachment: Attachment,
+    notes: Vec<String>,
+}
+
+impl Kernel {
+    /// Loads and attaches. Must be called within a tokio runtime.
+    pub fn attach(options: &Options) -> Result<Self> {
+        check_kernel_version()?;
+        let mut notes = Vec::new();
+        let types = match KernelTypes::read(Path::new(VMLINUX_BTF)) {
+            Ok(types) => Some(types),
+            Err(error) => {
+                if options.attachment == Some(Attachment::Btf) {
+                    return Err(error.context("--attach btf needs the kernel's type information"));
+                }
+                if !options.filter.netns.is_empty() {
+                    return Err(error.context("--netns needs the kernel's type information"));
+                }
+                notes.push(format!(
+                    "{}: cookies, inodes, errors, bytes, namespaces and cgroups stay empty",
+                    one_line(&error)
+                ));
+                None
+            }
+        };
+        let first_choice = match (options.attachment, &types) {
+            (Some(attachment), _) => attachment,
+            (None, Some(_)) => Attachment::Btf,
+            (None, None) => Attachment::Tracepoint,
+        };
+        let loaded = match Loaded::new(options, types.as_ref(), first_choice) {
+            Err(error) if options.attachment.is_none() && first_choice == Attachment::Btf && !is_denied(&error) => {
+                notes.push(format!("typed tracepoint not usable ({}); using the classic one", one_line(&error)));
+                Loaded::new(options, types.as_ref(), Attachment::Tracepoint)
+            }
+            result => result,
+        };
+        let Loaded { mut ebpf, layout, attachment } = loaded.map_err(explain_denied)?;
+        for (program, what) in reset_programs(attachment) {
+            if let Err(error) = attach_program(&mut ebpf, attachment, program, what) {
+                notes.push(format!("{what} not usable ({}): who reset a connection is inferred", one_line(&error)));
+            }
+        }
+        if attachment == Attachment::Btf && layout.cookie_helper == 0 {
+            notes.push("kernel before 5.12: sockets have a cookie only once someone asks for it".to_owned());
+        }
+        // The log map exists only while a program that logs is in the object.
+        let logger = EbpfLogger::init_with_logger(&mut ebpf, StderrLog).ok();
+        let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
+        // SAFETY: the ring buffer owns its descriptor, and the AsyncFd owns the ring buffer from here on; nothing
+        // closes or replaces it.
+        let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
+            .map_err(|error| anyhow!("cannot wait for the ring buffer: {error}"))?;
+        let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
+        Ok(Self { ebpf, events, counters, logger, known: Known::from(&layout), attachment, notes })
+    }
+
+    /// What this kernel cannot give, one line each, to be told once.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// How the programs are attached.
+    #[must_use]
+    pub fn attachment(&self) -> Attachment {
+        self.attachment
+    }
+
+    /// Waits until the programs say that the ring buffer fills up. A trickle of events does not end the wait: call
+    /// [`Self::drain`] every now and then all the same.
+    pub async fn filling(&mut self) -> io::Result<()> {
+        self.events.readable_mut().await?.clear_ready();
+        Ok(())
+    }
+
+    /// Hands over what is in the ring buffer, `limit` events at most, in the order in which the kernel wrote them.
+    /// Returns how many there were.
+    pub fn drain(&mut self, limit: usize, mut sink: impl FnMut(Event)) -> usize {
+        let mut count = 0;
+        while count < limit {
+            let Some(item) = self.events.get_mut().next() else {
+                break;
+            };
+            count += 1;
+            if let Some(event) = decode::decode(&item, self.known) {
+                sink(event);
+            }
+        }
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+        count
+    }
+
+    /// Reads the loss counters.
+    pub fn loss(&self) -> Result<Loss> {
+        let row = |kind: u8| -> Result<Counters> {
+            let per_cpu = self.counters.get(&u32::from(kind), 0).context("cannot read the BPF counters")?;
+            Ok(per_cpu.iter().fold(Counters::default(), |sum, Plain(cpu)| Counters {
+                seen: sum.seen + cpu.seen,
+                dropped: sum.dropped + cpu.dropped,
+            }))
+        };
+        let [transition, sent, received] = program_names(self.attachment);
+        let transitions = row(KIND_TRANSITION)?;
+        Ok(Loss {
+            seen: transitions.seen,
+            dropped: transitions.dropped,
+            missed: self.recursion_misses(transition),
+            resets_lost: row(KIND_RESET_SENT)?.dropped
+                + row(KIND_RESET_RECEIVED)?.dropped
+                + self.recursion_misses(sent)
+                + self.recursion_misses(received),
+        })
+    }
+
+    /// `bpf_prog_info.recursion_misses`, which the kernel also shows in the descriptor's fdinfo (5.12 and later).
+    fn recursion_misses(&self, program: &str) -> u64 {
+        let Some(fd) = self.ebpf.program(program).and_then(|program| program.fd().ok()) else {
+            return 0;
+        };
+        fs::read_to_string(format!("/proc/self/fdinfo/{}", raw_fd(fd)))
+            .ok()
+            .and_then(|text| text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok()))
+            .unwrap_or(0)
+    }
+}
+
+fn raw_fd(fd: &ProgramFd) -> i32 {
+    fd.as_fd().as_raw_fd()
+}
+
+/// An object with its transition program attached.
+struct Loaded {
+    ebpf: Ebpf,
+    layout: Layout,
+    attachment: Attachment,
+}
+
+impl Loaded {
+    fn new(options: &Options, types: Option<&KernelTypes>, attachment: Attachment) -> Result<Self> {
+        let mut layout = Layout::UNKNOWN;
+        if let Some(types) = types {
+            types.resolve(&mut layout);
+        }
+        if attachment == Attachment::Tracepoint {
+            let state = tracefs::read_format("sock", "inet_sock_set_state")?;
+            let sent = tracefs::read_format("tcp", "tcp_send_reset").ok();
+            let received = tracefs::read_format("tcp", "tcp_receive_reset").ok();
+            layout::resolve_tracepoints(&mut layout, &state, sent.as_ref(), received.as_ref());
+        }
+        let buffer_bytes = ring_size(options.buffer_bytes);
+        let filter = kernel_filter(&options.filter, buffer_bytes);
+        raise_memlock_limit();
+        let mut ebpf = EbpfLoader::new()
+            .override_global("LAYOUT", &Plain(layout), true)
+            .override_global("FILTER", &Plain(filter), true)
+            .map_max_entries("EVENTS", buffer_bytes)
+            .load(OBJECT)
+            .context("cannot load the BPF object")?;
+        if filter.ports != 0 {
+            write_ports(&mut ebpf, &options.filter)?;
+        }
+        let [transition, ..] = program_names(attachment);
+        attach_program(&mut ebpf, attachment, transition, "inet_sock_set_state")?;
+        Ok(Self { ebpf, layout, attachment })
+    }
+}
+
+fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
+    ebpf.take_map(name).ok_or_else(|| anyhow!("the BPF object has no map {name}: it was built from other sources"))
+}
+
+/// Program names in the object, in the order of `KIND_*`.
+fn program_names(attachment: Attachment) -> [&'static str; 3] {
+    match attachment {
+        Attachment::Btf => ["transition_btf", "reset_sent_btf", "reset_received_btf"],
+        Attachment::Tracepoint => ["transition_tp", "reset_sent_tp", "reset_received_tp"],
+    }
+}
+
+fn reset_programs(attachment: Attachment) -> [(&'static str, &'static str); 2] {
+    let [_, sent, received] = program_names(attachment);
+    [(sent, "tcp_send_reset"), (received, "tcp_receive_reset")]
+}
+
+fn attach_program(ebpf: &mut Ebpf, attachment: Attachment, program: &str, tracepoint: &str) -> Result<()> {
+    let program = ebpf
+        .program_mut(program)
+        .ok_or_else(|| anyhow!("the BPF object has no program {program}: it was built from other sources"))?;
+    match attachment {
+        Attachment::Btf => {
+            let btf = Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
+            let program: &mut BtfTracePoint = program.try_into()?;
+            program.load(tracepoint, &btf).with_context(|| format!("cannot load tp_btf/{tracepoint}"))?;
+            program.attach().with_context(|| format!("cannot attach tp_btf/{tracepoint}"))?;
+        }
+        Attachment::Tracepoint => {
+            let category = if tracepoint.starts_with("tcp_") { "tcp" } else { "sock" };
+            let program: &mut TracePoint = program.try_into()?;
+            program.load().with_context(|| format!("cannot load tracepoint/{category}/{tracepoint}"))?;
+            program
+                .attach(category, tracepoint)
+                .with_context(|| format!("cannot attach tracepoint/{category}/{tracepoint}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The kernel wants a power of two of pages.
+fn ring_size(bytes: u32) -> u32 {
+    bytes.clamp(1 << 16, 1 << 30).next_power_of_two()
+}
+
+fn kernel_filter(filter: &SocketFilter, buffer_bytes: u32) -> Filter {
+    let mut kernel = Filter { wake_bytes: buffer_bytes / WAKE_FRACTION, ..Filter::NONE };
+    kernel.family = match filter.family {
+        None => 0,
+        Some(Family::V4) => 2,
+        Some(Family::V6) => 10,
+    };
+    // More namespaces than fit are left to userspace.
+    if filter.netns.len() <= FILTER_NETNS_MAX {
+        kernel.netns_count = filter.netns.len() as u32;
+        kernel.netns[..filter.netns.len()].copy_from_slice(&filter.netns);
+    }
+    let in_force = |ports: &[u16], bit: u32| if ports.is_empty() { 0 } else { bit };
+    kernel.ports = in_force(&filter.ports, PORTS_EITHER)
+        | in_force(&filter.local_ports, PORTS_LOCAL)
+        | in_force(&filter.remote_ports, PORTS_REMOTE);
+    kernel
+}
+
+fn port_rows(filter: &SocketFilter) -> Vec<PortBits> {
+    let mut rows = vec![PortBits::default(); PORT_ROWS as usize];
+    let place = |port: u16| (usize::from(port) / PORTS_PER_ROW as usize, 1 << (u32::from(port) % PORTS_PER_ROW));
+    for (row, bit) in filter.ports.iter().copied().map(place) {
+        rows[row].either |= bit;
+    }
+    for (row, bit) in filter.local_ports.iter().copied().map(place) {
+        rows[row].local |= bit;
+    }
+    for (row, bit) in filter.remote_ports.iter().copied().map(place) {
+        rows[row].remote |= bit;
+    }
+    rows
+}
+
+fn write_ports(ebpf: &mut Ebpf, filter: &SocketFilter) -> Result<()> {
+    let mut map: Array<_, Plain<PortBits>> = Array::try_from(take_map(ebpf, "PORTS")?)?;
+    for (index, row) in port_rows(filter).into_iter().enumerate().filter(|(_, row)| *row != PortBits::default()) {
+        map.set(index as u32, Plain(row), 0).context("cannot write the port filter")?;
+    }
+    Ok(())
+}
+
+/// Before 5.11 BPF memory counts as locked memory; later kernels do not look. Where this fails, loading tells.
+fn raise_memlock_limit() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+}
+
+fn check_kernel_version() -> Result<()> {
+    let uname = nix::sys::utsname::uname().context("cannot ask the kernel for its version")?;
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    if let (Some(major), Some(minor)) = (numbers.next(), numbers.next())
+        && (major, minor) < (5, 8)
+    {
+        bail!("kernel {release} is too old: tracer needs the BPF ring buffer of Linux 5.8 or later");
+    }
+    Ok(())
+}
+
+fn is_denied(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::PermissionDenied))
+}
+
+fn explain_denied(error: anyhow::Error) -> anyhow::Error {
+    if !is_denied(&error) {
+        return error;
+    }
+    if nix::unistd::geteuid().is_root() {
+        error.context(
+            "the kernel refuses BPF even to root: in a container it needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and \
+             lockdown=confidentiality forbids it altogether",
+        )
+    } else {
+        error.context("not permitted: run as root (sudo tracer), or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
+    }
+}
+
+/// Where the programs' own messages go: they report only what is exceptional.
+struct StderrLog;
+
+static LOGGED: AtomicBool = AtomicBool::new(false);
+
+impl log::Log for StderrLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        // Each CPU says it once; one line is enough for a person.
+        if !LOGGED.swap(true, Ordering::Relaxed) {
+            eprintln!("tracer: {}", record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// How many records fit into a buffer of this many bytes: each has a header of eight bytes in the ring.
+#[must_use]
+pub fn records_in(buffer_bytes: u32) -> u32 {
+    ring_size(buffer_bytes) / (size_of::<Record>() as u32 + 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buffer_is_a_power_of_two_within_bounds() {
+        assert_eq!(ring_size(0), 1 << 16);
+        assert_eq!(ring_size(64 << 20), 64 << 20);
+        assert_eq!(ring_size((64 << 20) + 1), 128 << 20);
+        assert_eq!(ring_size(u32::MAX), 1 << 30);
+    }
+
+    #[test]
+    fn each_port_sets_its_own_bit() {
+        let filter = SocketFilter {
+            ports: vec![80, 443],
+            local_ports: vec![0, 65_535],
+            remote_ports: vec![64],
+            ..SocketFilter::default()
+        };
+        let rows = port_rows(&filter);
+        assert_eq!(rows[1].either, 1 << (80 - 64));
+        assert_eq!(rows[6].either, 1 << (443 - 6 * 64));
+        assert_eq!(rows[0].local, 1);
+        assert_eq!(rows[1023].local, 1 << 63);
+        assert_eq!(rows[1].remote, 1);
+        assert_eq!(kernel_filter(&filter, 1 << 20).ports, PORTS_EITHER | PORTS_LOCAL | PORTS_REMOTE);
+        assert_eq!(kernel_filter(&SocketFilter::default(), 1 << 20).ports, 0);
+    }
+
+    #[test]
+    fn too_many_namespaces_are_left_to_userspace() {
+        let filter = SocketFilter { netns: (1..=9).collect(), ..SocketFilter::default() };
+        assert_eq!(kernel_filter(&filter, 1 << 20).netns_count, 0);
+    }
+}
