@@ -88,15 +88,22 @@ impl SocketFilter {
         } else {
             port_verdict(tuple.local, &self.ports, false).or(port_verdict(tuple.remote, &self.ports, listener))
         };
-        netns.and(local).and(remote).and(either).and(self.address_verdict(tuple)).and(self.family_verdict(tuple))
+        netns.and(local).and(remote).and(either).and(self.address_verdict(tuple, listener)).and(self.family_verdict(tuple))
     }
 
-    fn address_verdict(&self, tuple: &Tuple) -> Verdict {
+    fn address_verdict(&self, tuple: &Tuple, listener: bool) -> Verdict {
         let within = |end: Endpoint| {
             let ip: IpAddr = end.address.ip();
             self.addresses.iter().any(|net| net.contains(&ip))
         };
-        Verdict::of(self.addresses.is_empty() || within(tuple.local) || within(tuple.remote))
+        if self.addresses.is_empty() || within(tuple.local) || within(tuple.remote) {
+            Verdict::Yes
+        } else if !listener && (tuple.local.address.is_unspecified() || tuple.remote.address.is_unspecified()) {
+            // Before 6.15 LISTEN→SYN_RECV has no remote address yet.
+            Verdict::NotYet
+        } else {
+            Verdict::No
+        }
     }
 
     fn family_verdict(&self, tuple: &Tuple) -> Verdict {
@@ -196,5 +203,8 @@ mod tests {
         assert_eq!(filter.verdict(&tuple(1, 2), State::ESTABLISHED), Verdict::Yes);
         let filter = SocketFilter { addresses: vec!["10.0.0.0/8".parse().expect("net")], ..SocketFilter::default() };
         assert_eq!(filter.verdict(&tuple(1, 2), State::ESTABLISHED), Verdict::No);
+        let unknown = Tuple { remote: Endpoint::UNKNOWN, ..tuple(1, 2) };
+        assert_eq!(filter.verdict(&unknown, State::SYN_RECV), Verdict::NotYet);
+        assert_eq!(filter.verdict(&unknown, State::LISTEN), Verdict::No);
     }
 }

@@ -111,4 +111,12 @@ impl Listeners {
     pub(super) fn len(&self) -> usize {
         self.by_key.len()
     }
+    /// Whether both ways to find a listener lead to the same ones, and to nothing else.
+    #[cfg(test)]
+    pub(super) fn is_consistent(&self) -> bool {
+        let there = self.by_port.iter().flat_map(|(place, there)| there.iter().map(move |(key, _)| (place, key)));
+        self.by_port.values().all(|there| !there.is_empty())
+            && there.clone().count() == self.by_key.len()
+            && there.clone().all(|(place, key)| self.by_key.get(key) == Some(place))
+    }
 }

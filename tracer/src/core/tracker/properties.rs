@@ -34,6 +34,7 @@ fn check(tracker: &Tracker) {
     assert_eq!((indexes.len(), tracker.by_key.len()), (tracker.entries.len(), tracker.entries.len()), "one key each");
     assert_eq!(tracker.by_address, tracker.by_key.keys().filter(|key| key.is_address()).count());
     assert!(tracker.closing.iter().is_sorted_by_key(|(until, _)| until));
+    assert!(tracker.listeners.is_consistent());
     for (key, index) in &tracker.by_key {
         let entry = tracker.entries.get(*index).expect("an entry for each key");
         let queued = tracker.closing.iter().any(|(_, waiting)| waiting == key);
