@@ -88,7 +88,12 @@ impl SocketFilter {
         } else {
             port_verdict(tuple.local, &self.ports, false).or(port_verdict(tuple.remote, &self.ports, listener))
         };
-        netns.and(local).and(remote).and(either).and(self.address_verdict(tuple, listener)).and(self.family_verdict(tuple))
+        netns
+            .and(local)
+            .and(remote)
+            .and(either)
+            .and(self.address_verdict(tuple, listener))
+            .and(self.family_verdict(tuple))
     }
 
     fn address_verdict(&self, tuple: &Tuple, listener: bool) -> Verdict {

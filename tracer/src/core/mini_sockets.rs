@@ -25,6 +25,8 @@ const SWEEP_NS: u64 = 1_000_000_000;
 pub struct MiniSocket {
     /// TIME_WAIT or FIN_WAIT2.
     pub state: State,
+    /// When it came to be as far as is known, CLOCK_MONOTONIC ns.
+    pub since_ns: u64,
     /// When the kernel will remove it, CLOCK_MONOTONIC ns, unless something ends it early.
     pub ends_ns: u64,
     /// Who closed the connection; `None` when that was before the tracer.
@@ -55,7 +57,7 @@ impl MiniSockets {
             AfterClose::FinWait2 => (State::FIN_WAIT2, fin_wait2_ns),
             AfterClose::None | AfterClose::Unknown => return,
         };
-        self.insert(tuple, MiniSocket { state, ends_ns: now_ns.saturating_add(life_ns), process });
+        self.insert(tuple, MiniSocket { state, since_ns: now_ns, ends_ns: now_ns.saturating_add(life_ns), process });
     }
 
     fn insert(&mut self, tuple: Tuple, mini: MiniSocket) {
@@ -101,21 +103,22 @@ impl MiniSockets {
         self.per_netns.clear();
         for (tuple, mini) in &before {
             // What closed while the dump ran may be in it or not.
-            let during = mini.ends_ns.saturating_sub(TIME_WAIT_NS) >= snapshot.started_ns;
+            let during = mini.since_ns >= snapshot.started_ns;
             if !snapshot.complete_netns.contains(&tuple.netns) || during {
                 self.insert(*tuple, *mini);
             }
         }
         for socket in &snapshot.sockets {
             if let SocketKind::Mini { expires_in_ms } = socket.kind {
-                self.insert(
-                    socket.tuple,
-                    MiniSocket {
-                        state: socket.state,
-                        ends_ns: snapshot.ended_ns + u64::from(expires_in_ms) * 1_000_000,
-                        process: before.get(&socket.tuple).and_then(|mini| mini.process),
-                    },
-                );
+                let known = before.get(&socket.tuple).filter(|mini| mini.state == socket.state);
+                let ends_ns = snapshot.ended_ns.saturating_add(u64::from(expires_in_ms) * 1_000_000);
+                let mini = MiniSocket {
+                    state: socket.state,
+                    since_ns: known.map_or_else(|| ends_ns.saturating_sub(TIME_WAIT_NS), |mini| mini.since_ns),
+                    ends_ns,
+                    process: before.get(&socket.tuple).and_then(|mini| mini.process),
+                };
+                self.insert(socket.tuple, mini);
             }
         }
     }

@@ -185,15 +185,18 @@ impl<'a> Live<'a> {
 
     /// Takes what is in the ring buffer, then whatever else has become ready.
     async fn drain(&mut self, kernel: &mut Kernel) -> Result<()> {
-        self.take_batch(kernel, BATCH)?;
+        let taken = self.take_batch(kernel, BATCH)?;
         if self.snapshot.as_ref().is_some_and(|(_, dump)| dump.is_finished()) {
             self.merge_snapshot(kernel).await?;
         }
         if self.minis.as_ref().is_some_and(JoinHandle::is_finished) {
             self.merge_minis().await;
         }
-        self.tracker.advance(monotonic_ns(), &mut self.effects);
-        self.pass_on_ended()?;
+        if taken < BATCH {
+            // Only a buffer that was empty says that nothing of the time before now is still to come.
+            self.tracker.advance(monotonic_ns(), &mut self.effects);
+            self.pass_on_ended()?;
+        }
         self.view.flush()
     }
 

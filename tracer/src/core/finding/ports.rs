@@ -82,7 +82,7 @@ fn count_uses(tracker: &Tracker, facts: &Facts) -> FxHashMap<Destination, Use> {
     let window_began_ns = facts.now_ns.saturating_sub(facts.window_ns);
     for (tuple, mini) in tracker.mini_sockets().iter().filter(|(_, mini)| mini.ends_ns > facts.now_ns) {
         let usage = uses.entry(Destination::of(tuple)).or_default();
-        let age_ns = facts.now_ns.saturating_sub(mini.ends_ns.saturating_sub(TIME_WAIT_NS));
+        let age_ns = facts.now_ns.saturating_sub(mini.since_ns);
         if mini.state == State::TIME_WAIT {
             usage.time_wait += 1;
             usage.oldest_ns = usage.oldest_ns.max(age_ns);
@@ -92,7 +92,7 @@ fn count_uses(tracker: &Tracker, facts: &Facts) -> FxHashMap<Destination, Use> {
         } else {
             usage.fin_wait2 += 1;
         }
-        if facts.now_ns.saturating_sub(age_ns) >= window_began_ns {
+        if mini.since_ns >= window_began_ns {
             usage.closed_in_window += 1;
         }
         if usage.sample.len() < SAMPLE {

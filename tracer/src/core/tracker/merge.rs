@@ -193,8 +193,8 @@ impl Tracker {
             entry.socket.cookie = socket.cookie;
         }
         entry.set_process(holder(socket.inode));
-        if entry.opening == Opening::PreExisting {
-            // When an event told of it first, the listeners may not have been known yet.
+        if entry.opening == Opening::PreExisting && (known.is_none() || kind == MergeKind::StartUp) {
+            // When an event told of it first, the listeners were not known yet. Later on they may be gone again.
             entry.assume_syn_sent(!served);
         }
         if known.is_some() && !unheard(entry) {

@@ -1491,6 +1491,9 @@ mod snapshots {
         bench.merge(MergeKind::StartUp, sockets);
         assert_eq!(whose(&bench.open()), Some((11, ProcessSource::Listener)));
         assert_eq!(bench.open().bytes_out, Some(50), "our SYN was none");
+        bench.merge(MergeKind::Resync, [sockets[0]]);
+        assert_eq!(bench.tracker.listener_count(), 0);
+        assert_eq!(bench.open().bytes_out, Some(50), "which the end of its listener does not change");
     }
 
     #[test]
