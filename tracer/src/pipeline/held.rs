@@ -3,6 +3,7 @@
 use rustc_hash::FxHashMap;
 
 use crate::core::{
+    endpoint::Tuple,
     filter::{SocketFilter, Verdict},
     state::State,
     tracker::Annotation,
@@ -26,16 +27,24 @@ impl Gate {
         Self { filter, held: FxHashMap::default() }
     }
 
-    pub(super) fn verdict(&self, transition: &Transition, annotation: &Annotation) -> Verdict {
-        let tuple = annotation.tuple.unwrap_or(transition.tuple);
+    /// Whether a transition is certainly not wanted, whatever else is known of its connection. What waited goes too.
+    pub(super) fn rules_out(&mut self, transition: &Transition) -> bool {
+        let out = self.verdict(transition, &transition.tuple) == Verdict::No;
+        if out {
+            self.held.remove(&transition.socket.key());
+        }
+        out
+    }
+
+    fn verdict(&self, transition: &Transition, tuple: &Tuple) -> Verdict {
         let listens = transition.old == State::LISTEN && transition.new == State::CLOSE;
-        self.filter.verdict(&tuple, if listens { State::LISTEN } else { transition.new })
+        self.filter.verdict(tuple, if listens { State::LISTEN } else { transition.new })
     }
 
     /// Passes on what is wanted, in order: first what waited for this decision.
     pub(super) fn pass(&mut self, transition: &Transition, annotation: &Annotation, pass: &mut dyn FnMut(&Annotated)) {
         let key = transition.socket.key();
-        match self.verdict(transition, annotation) {
+        match self.verdict(transition, &annotation.tuple.unwrap_or(transition.tuple)) {
             Verdict::Yes => {
                 for waited in self.held.remove(&key).unwrap_or_default() {
                     pass(&waited);
@@ -62,7 +71,7 @@ impl Gate {
 mod tests {
     use super::*;
     use crate::core::{
-        endpoint::{Address, Endpoint, Tuple},
+        endpoint::{Address, Endpoint},
         transition::{Context, Origin, SocketId, Task},
     };
 
@@ -85,6 +94,9 @@ mod tests {
         let mut gate = Gate::new(SocketFilter { local_ports: vec![4000], ..SocketFilter::default() });
         let mut passed = Vec::new();
         for step in steps {
+            if gate.rules_out(step) {
+                continue;
+            }
             gate.pass(step, &Annotation::default(), &mut |(step, _)| passed.push((step.old, step.new)));
         }
         assert!(gate.held.len() <= 1);

@@ -228,16 +228,18 @@ impl<'a> Live<'a> {
         if self.view.is_done() {
             return Ok(());
         }
+        if let Event::Transition(transition) = event
+            && self.gate.rules_out(transition)
+        {
+            // Its first events may have passed while a port was still 0; the kernel leaves the rest out.
+            self.tracker.forget_socket(transition.socket);
+            return Ok(());
+        }
         let annotation = self.tracker.event(event, &mut self.effects);
         if !self.effects.repaired.is_empty() {
             self.pass_on_repaired()?;
         }
         if let Event::Transition(transition) = event {
-            let verdict = self.gate.verdict(transition, &annotation);
-            if verdict == Verdict::No {
-                // The kernel could not know yet; from here on it leaves this socket out.
-                self.tracker.forget_socket(transition.socket);
-            }
             self.show(&(*transition, annotation))?;
         }
         self.pass_on_ended()

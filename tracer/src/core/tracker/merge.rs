@@ -107,6 +107,7 @@ impl Tracker {
             self.close_absent(snapshot, effects);
         }
         self.minis.replace(snapshot);
+        self.whole_netns.extend(&snapshot.complete_netns);
     }
 
     /// Merges a dump of mini-sockets alone.

@@ -22,7 +22,7 @@ pub use merge::MergeKind;
 
 use std::collections::VecDeque;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 
 use self::{close::Close, entry::Entry, listeners::Listeners, merge::ClosedMeanwhile};
@@ -104,6 +104,8 @@ pub struct Tracker {
     /// What dumps found, by its ends, for events that carry no cookie; made when the first such event needs it.
     found_by_ends: Option<FxHashMap<(Endpoint, Endpoint), SocketKey>>,
     snapshots: u32,
+    /// Namespaces of which every socket is known, since a dump that was complete for them.
+    whole_netns: FxHashSet<u32>,
     eviction_hand: usize,
     counts: Counts,
     now_ns: u64,
@@ -124,6 +126,7 @@ impl Tracker {
             closed_meanwhile: None,
             found_by_ends: None,
             snapshots: 0,
+            whole_netns: FxHashSet::default(),
             eviction_hand: 0,
             counts: Counts::default(),
             now_ns: 0,
@@ -346,7 +349,7 @@ impl Tracker {
         let index = match self.open_entry(key, transition, effects).or_else(|| self.adopt(key, &transition.tuple)) {
             Some(index) => index,
             None => {
-                let entry = self.first_heard_of(transition);
+                let entry = self.first_heard_of(transition, effects);
                 self.insert(key, entry, effects)
             }
         };
@@ -387,21 +390,38 @@ impl Tracker {
         None
     }
 
-    /// A connection whose beginning was not seen: it was there before the tracer, or its first events were lost.
-    fn first_heard_of(&self, transition: &Transition) -> Entry {
+    /// A connection whose beginning was not seen. Where all sockets are known, it was missed; else it may have been there
+    /// before the tracer.
+    fn first_heard_of(&mut self, transition: &Transition, effects: &mut Effects) -> Entry {
+        let served = self.listeners.serves(&transition.tuple);
+        // A CLOSE whose ends are wiped may be that of a socket which a filter has left out all along.
+        let all_known = self.counts.evicted == 0
+            && self.whole_netns.contains(&transition.tuple.netns)
+            && transition.tuple.is_complete();
         let opening = match transition.old {
             State::SYN_SENT => Opening::Active,
             State::SYN_RECV => Opening::Passive,
-            _ => Opening::PreExisting,
+            _ if !all_known => Opening::PreExisting,
+            _ if served => Opening::Passive,
+            _ => Opening::Active,
         };
-        let mut entry = Entry::new(transition.socket, transition.tuple, transition.old, transition.mono_ns, opening);
-        match opening {
-            Opening::PreExisting => entry.assume_syn_sent(!self.listeners.serves(&transition.tuple)),
-            Opening::Passive => {
-                entry.opened_unseen();
-                entry.set_process(self.listeners.owner_for(&transition.tuple));
-            }
-            _ => entry.opened_unseen(),
+        let (before, first) = match opening {
+            Opening::Passive => (State::LISTEN, State::SYN_RECV),
+            _ => (State::CLOSE, State::SYN_SENT),
+        };
+        let state = if all_known { first } else { transition.old };
+        let mut entry = Entry::new(transition.socket, transition.tuple, state, transition.mono_ns, opening);
+        if opening == Opening::PreExisting {
+            entry.assume_syn_sent(!served);
+        } else {
+            entry.opened_unseen();
+        }
+        if opening == Opening::Passive {
+            entry.set_process(self.listeners.owner_for(&transition.tuple));
+        }
+        if all_known {
+            effects.repaired.push(missed(&entry, before, first, transition.mono_ns));
+            self.counts.repaired += 1;
         }
         entry
     }

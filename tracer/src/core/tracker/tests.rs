@@ -967,6 +967,45 @@ mod missed {
     }
 
     #[test]
+    fn an_opening_that_was_missed_where_all_sockets_are_known_is_repaired_to_its_start() {
+        let mut bench = Bench::new();
+        bench.merge(MergeKind::StartUp, []);
+        bench.run([s(State::ESTABLISHED, State::CLOSE_WAIT)]);
+        assert_eq!(
+            bench.repaired(),
+            [(State::CLOSE, State::SYN_SENT), (State::SYN_SENT, State::ESTABLISHED)],
+            "nobody listens on the port, so this side connected"
+        );
+        let connection = bench.open();
+        assert_eq!((connection.opening, connection.opened_ns, connection.gap), (Opening::Active, None, true));
+    }
+
+    #[test]
+    fn a_missed_passive_opening_is_known_by_its_listener() {
+        let mut bench = Bench::new();
+        bench.merge(MergeKind::StartUp, []);
+        let listener = Tuple { remote: Endpoint::UNKNOWN, ..usual() };
+        bench.run([p(State::CLOSE, State::LISTEN).on(1, 0x100).ends(listener)]);
+        bench.run([s(State::SYN_RECV, State::ESTABLISHED)]);
+        assert_eq!(bench.repaired(), [(State::LISTEN, State::SYN_RECV)]);
+        let connection = bench.open();
+        assert_eq!((connection.opening, connection.gap), (Opening::Passive, true));
+        assert_eq!(connection.process.map(|process| process.pid), Some(APP));
+    }
+
+    #[test]
+    fn where_not_all_sockets_are_known_nothing_is_claimed_to_have_been_missed() {
+        let mut bench = Bench::new();
+        bench.run([s(State::ESTABLISHED, State::CLOSE_WAIT)]);
+        assert_eq!((bench.repaired(), bench.open().opening), (vec![], Opening::PreExisting));
+        let mut bench = Bench::new();
+        bench.merge(MergeKind::StartUp, []);
+        let wiped = Tuple { local: Endpoint::UNKNOWN, remote: Endpoint::UNKNOWN, ..usual() };
+        bench.run([p(State::ESTABLISHED, State::CLOSE).ends(wiped)]);
+        assert_eq!(bench.repaired(), [], "a filter may have left this socket out");
+    }
+
+    #[test]
     fn the_establishment_is_repaired() {
         let before = [p(CLOSE, SYN_SENT)];
         let connection = after_a_gap(&before, s(ESTABLISHED, CLOSE_WAIT), &[(SYN_SENT, ESTABLISHED)]);
