@@ -14,7 +14,7 @@ use crate::{
     config::{Filters, Trace},
     core::{
         connection::Connection,
-        filter::Verdict,
+        filter::{SocketFilter, Verdict},
         snapshot::Snapshot,
         state::State,
         tracker::{Effects, Limits, MergeKind, Tracker},
@@ -225,9 +225,6 @@ impl<'a> Live<'a> {
     }
 
     fn take(&mut self, event: &Event) -> Result<()> {
-        if self.view.is_done() {
-            return Ok(());
-        }
         if let Event::Transition(transition) = event
             && self.gate.rules_out(transition)
         {
@@ -319,19 +316,13 @@ impl<'a> Live<'a> {
     }
 
     fn check_loss(&mut self, kernel: &Kernel) -> Result<()> {
-        let loss = kernel.loss()?;
-        let dropped = loss.dropped - self.last_loss.dropped;
-        if dropped > 0 {
-            eprintln!("tracer: {dropped} transitions dropped, the ring buffer was full: try a larger --buffer");
-        }
-        if dropped > 0 || loss.missed != self.last_loss.missed {
+        if self.lost_something(kernel)? {
             if self.snapshot.is_some() {
                 self.resync_wanted = true;
             } else {
                 self.begin_snapshot(MergeKind::Resync);
             }
         }
-        self.last_loss = loss;
         let evicted = self.tracker.counts().evicted;
         if evicted > 0 && !self.evicted_told {
             self.evicted_told = true;
@@ -343,9 +334,23 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
+    /// Whether events were lost since the last look; what was dropped is told at once.
+    fn lost_something(&mut self, kernel: &Kernel) -> Result<bool> {
+        let loss = kernel.loss()?;
+        let dropped = loss.dropped - self.last_loss.dropped;
+        if dropped > 0 {
+            eprintln!("tracer: {dropped} transitions dropped, the ring buffer was full: try a larger --buffer");
+        }
+        let lost = dropped > 0 || loss.missed != self.last_loss.missed;
+        self.last_loss = loss;
+        Ok(lost)
+    }
+
     /// Compares the number of mini-sockets with the kernel's, which is cheap, and dumps them only where they differ.
     fn check_minis(&mut self) {
-        if self.minis.is_some() || self.snapshot.is_some() {
+        // With a filter on more than the namespace the two numbers are not about the same.
+        let whole = SocketFilter { netns: self.trace.filters.socket.netns.clone(), ..SocketFilter::default() };
+        if self.minis.is_some() || self.snapshot.is_some() || self.trace.filters.socket != whole {
             return;
         }
         let minis = self.tracker.mini_sockets();
@@ -379,15 +384,18 @@ impl<'a> Live<'a> {
     /// Everything that was seen is shown, and the programs are detached.
     async fn finish(mut self, mut kernel: Kernel) -> Result<Finished> {
         let window_ns = monotonic_ns() - self.started_ns;
-        if self.trace.final_snapshot {
+        let resync = self.trace.final_snapshot || self.resync_wanted || self.lost_something(&kernel)?;
+        if resync || self.snapshot.is_some() {
+            self.resync_wanted = resync;
             self.merge_snapshot(&mut kernel).await?;
-            if self.snapshot.is_none() {
-                self.begin_snapshot(MergeKind::Resync);
-            }
-            self.merge_snapshot(&mut kernel).await?;
-        } else {
-            self.take_all(&mut kernel)?;
         }
+        if resync && self.snapshot.is_none() {
+            self.begin_snapshot(MergeKind::Resync);
+        }
+        // The last one: whatever is lost from here on is not of this run.
+        self.resync_wanted = false;
+        self.merge_snapshot(&mut kernel).await?;
+        self.take_all(&mut kernel)?;
         self.tracker.flush(&mut self.effects);
         self.pass_on_repaired()?;
         self.pass_on_ended()?;
