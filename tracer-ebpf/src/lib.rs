@@ -29,6 +29,9 @@ pub const SOCK_DEAD: u32 = 1;
 /// `SOCK_DONE` of the kernel's `enum sock_flags` in [`Record::sk_flags`]: the peer's FIN was received.
 pub const SOCK_DONE: u32 = 1 << 1;
 
+/// In [`Record::shutdown`]: this side has ended sending, by close() or shutdown().
+pub const SEND_SHUTDOWN: u8 = 2;
+
 /// One event. Fields that the running kernel cannot give are zero; userspace knows which ones from [`Layout`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +86,10 @@ pub struct Record {
     pub new_state: u8,
     /// `FLAG_*`.
     pub flags: u8,
+    /// `sk_shutdown`: [`SEND_SHUTDOWN`] and its counterpart for receiving.
+    pub shutdown: u8,
     /// Zero.
-    pub padding: u16,
+    pub padding: u8,
     /// Zero.
     pub padding_end: u32,
 }
@@ -96,7 +101,7 @@ const _: () = {
     assert!(offset_of!(Record, netns) == 104);
     assert!(offset_of!(Record, local_port) == 136);
     assert!(offset_of!(Record, kind) == 142);
-    assert!(offset_of!(Record, padding) == 146);
+    assert!(offset_of!(Record, shutdown) == 146);
     assert!(offset_of!(Record, padding_end) == 148);
 };
 
@@ -161,6 +166,8 @@ pub struct Layout {
     pub lock_owned: u32,
     /// `sk_uid`, u32.
     pub uid: u32,
+    /// `sk_shutdown`, u8 (5.6 and later).
+    pub shutdown: u32,
     /// `sk_socket`, pointer to `struct socket`.
     pub socket: u32,
     /// `sk_cgrp_data.cgroup`, pointer to `struct cgroup` (5.15 and later).
@@ -169,7 +176,8 @@ pub struct Layout {
     pub cgroup_tagged: u32,
 
     // struct inet_sock and tcp_sock, from the start of the socket
-    /// `inet_sport`, big-endian u16: unlike `skc_num` it is still there at the transition to CLOSE.
+    /// `inet_sport`, big-endian u16: unlike `skc_num` it is still there at the transition to CLOSE; but when a socket
+    /// connects again, CLOSE→SYN_SENT still has the port of the connection before.
     pub sport: u32,
     /// `bytes_received`, u64.
     pub bytes_received: u32,
@@ -247,6 +255,7 @@ impl Layout {
         sk_flags: ABSENT,
         lock_owned: ABSENT,
         uid: ABSENT,
+        shutdown: ABSENT,
         socket: ABSENT,
         cgroup: ABSENT,
         cgroup_tagged: ABSENT,

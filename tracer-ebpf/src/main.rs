@@ -152,7 +152,11 @@ fn transition_btf(ctx: BtfTracePointContext) -> i32 {
     let family = member!(Direct, tcp, family);
     let ends = Ends {
         family,
-        local_port: u16::from_be(member!(Direct, tcp, sport)),
+        local_port: if old == TCP_CLOSE {
+            member!(Direct, tcp, num)
+        } else {
+            u16::from_be(member!(Direct, tcp, sport))
+        },
         remote_port: u16::from_be(member!(Direct, tcp, dport)),
     };
     emit_transition::<Direct, _>(&ctx, tcp, old, new, &ends, |record| {
@@ -176,8 +180,16 @@ fn transition_tp(ctx: TracePointContext) -> i32 {
     }
     let sk = pointer!(Probe, raw, tp_skaddr);
     let family = member!(Probe, raw, tp_family);
-    let ends = Ends { family, local_port: member!(Probe, raw, tp_sport), remote_port: member!(Probe, raw, tp_dport) };
     let old = member!(Probe, raw, tp_oldstate);
+    let ends = Ends {
+        family,
+        local_port: if old == TCP_CLOSE && global!(LAYOUT.num) != ABSENT {
+            member!(Probe, sk, num)
+        } else {
+            member!(Probe, raw, tp_sport)
+        },
+        remote_port: member!(Probe, raw, tp_dport),
+    };
     let new = member!(Probe, raw, tp_newstate);
     emit_transition::<Probe, _>(&ctx, sk, old, new, &ends, |record| {
         if family == AF_INET {
@@ -227,6 +239,7 @@ struct Ends {
     remote_port: u16,
 }
 
+const TCP_CLOSE: i32 = 7;
 const TCP_SYN_SENT: i32 = 2;
 const TCP_SYN_RECV: i32 = 3;
 
@@ -377,6 +390,7 @@ fn fill_no_details(record: &mut Record) {
     record.retransmits = 0;
     record.err = 0;
     record.sk_flags = 0;
+    record.shutdown = 0;
     record.flags = 0;
 }
 
@@ -396,6 +410,7 @@ fn fill<M: Memory>(record: &mut Record, sk: *const c_void, ends: &Ends, netns: u
     record.retransmits = member!(M, sk, total_retrans);
     record.err = member!(M, sk, err);
     record.sk_flags = sk_flags as u32;
+    record.shutdown = member!(M, sk, shutdown);
     let mut flags = 0;
     if is_mptcp != 0 {
         flags |= FLAG_MPTCP;

@@ -166,6 +166,8 @@ pub struct Details {
     pub fin_received: bool,
     /// `SOCK_DEAD`: no file refers to the socket any more.
     pub orphaned: bool,
+    /// This side has ended sending, by close() or shutdown() (`sk_shutdown`).
+    pub send_shutdown: bool,
     /// The socket is a subflow of an MPTCP connection, on which the kernel acts from a worker.
     pub mptcp: bool,
     /// Inode number of the socket's file; 0 before accept and after the last close.
@@ -224,6 +226,11 @@ impl Transition {
             (State::CLOSE, State::SYN_SENT | State::LISTEN)
             | (_, State::FIN_WAIT1)
             | (State::CLOSE_WAIT, State::LAST_ACK) => self.context != Context::Softirq,
+            // Killing a listener leaves no error yet; close() says first that nothing will be sent any more.
+            (State::LISTEN, State::CLOSE) => {
+                self.context == Context::Process && self.details.is_some_and(|details| details.send_shutdown)
+            }
+            (State::CLOSE, State::CLOSE) => false,
             (_, State::CLOSE) => self.context == Context::Process && self.error() != Errno::ECONNABORTED,
             (old, new) if old == new => self.context != Context::Softirq,
             _ => false,

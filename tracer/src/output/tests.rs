@@ -37,6 +37,7 @@ fn log_records() -> Vec<LogRecord> {
     let details = Details {
         fin_received: true,
         orphaned: false,
+        send_shutdown: false,
         mptcp: false,
         inode: 29_539,
         cgroup: 77,

@@ -518,8 +518,11 @@ impl Tracker {
         entry.close = Some(close);
         let after = close.after(entry);
         let (process, socket, tuple) = (entry.process(), entry.socket, entry.tuple);
-        // An orphan that may stay in FIN_WAIT2 for longer spends all but the last minute as a full socket.
-        let fin_wait2_ns = self.limits.fin_timeout_ns.min(TIME_WAIT_NS);
+        // Of more than a minute, what exceeds it is spent twice: as a full socket, then as a mini-socket
+        // (tcp_keepalive_timer(), net/ipv4/tcp_timer.c).
+        let fin_timeout_ns = self.limits.fin_timeout_ns;
+        let fin_wait2_ns =
+            if fin_timeout_ns > TIME_WAIT_NS { fin_timeout_ns - TIME_WAIT_NS } else { fin_timeout_ns };
         self.minis.add(tuple, after, close.mono_ns, fin_wait2_ns, process);
         self.closing.push_back((self.now_ns.saturating_add(RESET_GRACE_NS), key));
         if let Some(closed) = &mut self.closed_meanwhile {

@@ -333,6 +333,7 @@ mod adversarial {
             |(flags, error, received, acked, inode)| Details {
                 fin_received: flags.0,
                 orphaned: flags.1,
+                send_shutdown: flags.1,
                 mptcp: flags.2,
                 inode,
                 cgroup: inode,

@@ -57,6 +57,7 @@ fn details() -> Details {
     Details {
         fin_received: false,
         orphaned: false,
+        send_shutdown: false,
         mptcp: false,
         inode: 0,
         cgroup: 0,
@@ -372,7 +373,7 @@ mod scenarios {
     }
 
     #[test]
-    fn an_orphan_spends_what_exceeds_a_minute_as_a_full_socket_and_the_last_minute_as_a_mini() {
+    fn an_orphan_spends_what_exceeds_a_minute_as_a_full_socket_and_then_as_a_mini_socket() {
         let close = [p(ESTABLISHED, FIN_WAIT1), s(FIN_WAIT1, FIN_WAIT2), s(FIN_WAIT2, CLOSE).after(30 * SECOND)];
         let mut bench = Bench::with(Limits { fin_timeout_ns: 90 * SECOND, ..Limits::default() });
         bench.run(chain(active_open(), close));
@@ -380,7 +381,7 @@ mod scenarios {
         assert_eq!(connection.after_close, AfterClose::FinWait2);
         assert_eq!(connection.spans.last().map(|span| span.ns), Some(30 * SECOND));
         let ends: Vec<u64> = bench.tracker.mini_sockets().iter().map(|(_, mini)| mini.ends_ns).collect();
-        assert_eq!(ends, [bench.now_ns + TIME_WAIT_NS]);
+        assert_eq!(ends, [bench.now_ns + 30 * SECOND]);
     }
 
     #[test]
@@ -1845,9 +1846,18 @@ mod whose_transition {
 
     #[test]
     fn a_close_is_in_its_caller_only_where_the_lock_says_so() {
-        for old in [SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSING, CLOSE_WAIT, LAST_ACK, LISTEN] {
+        for old in [SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSING, CLOSE_WAIT, LAST_ACK] {
             assert_eq!(owners(old, CLOSE), [true, false, false], "from {old}");
         }
+    }
+
+    #[test]
+    fn a_listeners_close_is_its_callers_only_when_it_says_that_nothing_will_be_sent_any_more() {
+        assert_eq!(owners(LISTEN, CLOSE), [false; 3], "it may have been killed");
+        let Event::Transition(closed) = p(LISTEN, CLOSE).detail(|details| details.send_shutdown = true).event else {
+            panic!("a transition")
+        };
+        assert_eq!(closed.owner(), Some(task(APP)));
     }
 
     #[test]

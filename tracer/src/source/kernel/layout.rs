@@ -102,6 +102,7 @@ impl KernelTypes {
             (&mut layout.sk_flags, "sock.__sk_common.skc_flags"),
             (&mut layout.lock_owned, "sock.sk_lock.owned"),
             (&mut layout.uid, "sock.sk_uid"),
+            (&mut layout.shutdown, "sock.sk_shutdown"),
             (&mut layout.socket, "sock.sk_socket"),
             (&mut layout.sport, "inet_sock.inet_sport"),
             (&mut layout.bytes_received, "tcp_sock.bytes_received"),

@@ -355,7 +355,8 @@ fn port_rows(filter: &SocketFilter) -> Vec<PortBits> {
 }
 
 fn write_ports(ebpf: &mut Ebpf, filter: &SocketFilter) -> Result<()> {
-    let mut map: Array<_, Plain<PortBits>> = Array::try_from(take_map(ebpf, "PORTS")?)?;
+    let map = ebpf.map_mut("PORTS").ok_or_else(|| anyhow!("the BPF object has no map PORTS"))?;
+    let mut map: Array<_, Plain<PortBits>> = Array::try_from(map)?;
     for (index, row) in port_rows(filter).into_iter().enumerate().filter(|(_, row)| *row != PortBits::default()) {
         map.set(index as u32, Plain(row), 0).context("cannot write the port filter")?;
     }
