@@ -28,6 +28,8 @@ pub const FLAG_MPTCP: u8 = 1 << 1;
 pub const SOCK_DEAD: u32 = 1;
 /// `SOCK_DONE` of the kernel's `enum sock_flags` in [`Record::sk_flags`]: the peer's FIN was received.
 pub const SOCK_DONE: u32 = 1 << 1;
+/// `SOCK_LINGER` in [`Record::sk_flags`]: SO_LINGER is set.
+pub const SOCK_LINGER: u32 = 1 << 4;
 
 /// In [`Record::shutdown`]: this side has ended sending, by close() or shutdown().
 pub const SEND_SHUTDOWN: u8 = 2;

@@ -84,6 +84,9 @@ pub struct DiagnoseArgs {
     /// How long to watch
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, help_heading = "Window")]
     pub duration: std::time::Duration,
+    /// Do not watch: report at once, from the kernel's own lists, without BPF
+    #[arg(long, conflicts_with = "duration", help_heading = "Window")]
+    pub snapshot: bool,
     /// Text for people, or JSON
     #[arg(long, value_enum, default_value = "text", help_heading = "Findings")]
     pub format: ReportFormat,

@@ -1,6 +1,6 @@
 //! What a run is to do: the command line, checked against the machine (names of namespaces and cgroups resolved).
 
-use std::{path::PathBuf, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -69,8 +69,12 @@ pub struct Diagnose {
     pub thresholds: Thresholds,
     /// JSON instead of text.
     pub json: bool,
+    /// Colour in the text.
+    pub colour: bool,
     /// Where to.
     pub output: Option<PathBuf>,
+    /// At once, from the kernel's own lists alone.
+    pub snapshot: bool,
     /// From which severity on the run fails.
     pub fail_on: Option<Severity>,
 }
@@ -110,7 +114,12 @@ impl Diagnose {
                 port_usage: args.port_usage,
             },
             json: matches!(args.format, ReportFormat::Json),
+            // https://no-color.org
+            colour: args.output.is_none()
+                && std::io::stdout().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             output: args.output.clone(),
+            snapshot: args.snapshot,
             fail_on: match args.fail_on {
                 FailOn::Info => Some(Severity::Info),
                 FailOn::Warning => Some(Severity::Warning),

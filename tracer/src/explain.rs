@@ -49,6 +49,38 @@ const TOPICS: &[(&str, &str)] = &[
         "Finding: a destination (local address, remote address, remote port) uses up the local ports. With the default range of 28 232 ports and 60 s of TIME_WAIT, about 470 connections a second are the limit; then connect() fails with EADDRNOTAVAIL. Keep connections alive, or pool them.",
     ),
     (
+        "time_wait_table",
+        "Finding: the kernel's table of mini-sockets (tcp_max_tw_buckets) is nearly full. When it is full, connections are closed without TIME_WAIT, and late segments of an old connection may reach a new one with the same ends.",
+    ),
+    (
+        "closed_not_released",
+        "Finding: a connection ended by itself (the peer's RST, a timeout, a kill) and the program still has its descriptor. The socket is in CLOSE, which ss and netstat cannot list; lsof prints \"can't identify protocol\". The program has not noticed, or does not close after an error.",
+    ),
+    (
+        "accept_stalled",
+        "Finding: completed connections wait for accept(): the accept queue is full, or one has waited for more than five seconds. While it is full the kernel drops handshakes (ListenOverflows), which clients see as slow or failing connects.",
+    ),
+    (
+        "peer_not_closing",
+        "Finding: FIN_WAIT2 that lasts (the peer has not closed: the leak is on the other side), or FIN_WAIT1 and LAST_ACK that last (our FIN is not acknowledged: the peer is gone, or does not read and its window is closed).",
+    ),
+    (
+        "connect_failures",
+        "Finding: connects of a process to a destination fail: refused (nobody listens), timed out (no answer at all), or with an error of the network.",
+    ),
+    (
+        "resets",
+        "Finding: more connections of a process end in a RST than everyday life explains (10 or more, and 5 % of its connections), told by who sent it and why.",
+    ),
+    (
+        "churn",
+        "Finding: many connections shorter than a second to one destination, closed by this side. One kept alive would carry them all: without handshakes, and without a local port each for 60 s.",
+    ),
+    (
+        "port_blocked",
+        "Finding: a listener is gone and sockets remain on its port. Until they are gone, bind() without SO_REUSEADDR fails with EADDRINUSE.",
+    ),
+    (
         "never_accepted",
         "Cause of a close_wait: the handshake is complete, but the program never called accept(); the peer has given up meanwhile. The accept loop is stuck or too slow.",
     ),
@@ -147,6 +179,15 @@ mod tests {
     fn every_state_that_is_ever_shown_is_explained() {
         for state in State::all().filter(|state| state.0 <= State::CLOSING.0) {
             assert!(explained(&state.to_string()).len() > 20);
+        }
+    }
+
+    #[test]
+    fn every_finding_and_every_cause_is_explained() {
+        use crate::core::finding::{Cause, Kind};
+        let names = Kind::ALL.iter().map(|kind| kind.name()).chain(Cause::ALL.iter().map(|cause| cause.name()));
+        for name in names {
+            assert!(explained(name).starts_with(&format!("{name}\n")), "{name}");
         }
     }
 

@@ -5,6 +5,7 @@
 //! tracker repairs its picture.
 
 mod commands;
+mod facts;
 mod held;
 mod live;
 

@@ -117,6 +117,21 @@ impl Closing {
     }
 }
 
+/// Why this host sent a RST, as far as it can be told.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum ResetCause {
+    /// SO_LINGER was set when the program closed: with a time of 0, or with data that could not be sent.
+    Linger,
+    /// close() while received data was not read; or connect(AF_UNSPEC), which looks the same.
+    UnreadData,
+    /// Data arrived after close(): nobody is left to read it.
+    DataAfterClose,
+    /// The listener was closed before accept() was called.
+    ListenerClosed,
+    /// None of these.
+    Unknown,
+}
+
 /// What the kernel keeps of a connection after its socket is closed. No transition shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AfterClose {
@@ -197,6 +212,11 @@ pub struct Connection {
     pub closing: Option<Closing>,
     /// What sk_err said at the end.
     pub error: Errno,
+    /// Why this host sent a RST, when it did.
+    pub reset_cause: Option<ResetCause>,
+    /// It went to CLOSE without the program's doing while a file referred to it: the inode of that file. The descriptor
+    /// stays until close(), on a socket that no list of sockets shows any more.
+    pub file_left: Option<u64>,
     /// What the kernel keeps of it.
     pub after_close: AfterClose,
     /// Its states in order; while it is open the last one is the current one, up to now.

@@ -10,3 +10,4 @@ pub mod snapshot;
 pub mod state;
 pub mod tracker;
 pub mod transition;
+pub mod workload;

@@ -80,4 +80,10 @@ impl Socket {
         };
         u64::from(ms) * 1_000_000
     }
+
+    /// How old the connection is at least, ns: as old as the last thing that it did.
+    #[must_use]
+    pub fn at_least_old_ns(&self) -> u64 {
+        self.info.map_or(0, |info| u64::from(info.last_ack_recv_ms) * 1_000_000)
+    }
 }

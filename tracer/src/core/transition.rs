@@ -168,6 +168,8 @@ pub struct Details {
     pub orphaned: bool,
     /// This side has ended sending, by close() or shutdown() (`sk_shutdown`).
     pub send_shutdown: bool,
+    /// `SOCK_LINGER`: SO_LINGER is set; with a time of 0 close() sends a RST.
+    pub linger: bool,
     /// The socket is a subflow of an MPTCP connection, on which the kernel acts from a worker.
     pub mptcp: bool,
     /// Inode number of the socket's file; 0 before accept and after the last close.

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use super::{
@@ -126,31 +127,37 @@ pub fn write_json(to: &mut impl Write, window_ns: u64, loss: LossRecord, finding
     to.write_all(&line)
 }
 
-/// Writes the report as text. What was lost is not in it: the line on stderr that ends every run says it.
-pub fn write_text(to: &mut impl Write, window_ns: u64, findings: &[Finding]) -> io::Result<()> {
+/// Writes the report as text; colour underlines the severity and never stands for it. What was lost is not in it: the line on stderr that ends every run says it.
+pub fn write_text(to: &mut impl Write, window_ns: u64, findings: &[Finding], colour: bool) -> io::Result<()> {
     let mut text = Vec::new();
     if findings.is_empty() {
-        writeln!(text, "No finding: no stuck CLOSE_WAIT, no destination short of local ports.")?;
+        writeln!(text, "No findings: no stuck sockets, no destination short of ports, nothing failing.")?;
     }
     for finding in findings {
-        write_finding(&mut text, finding)?;
+        write_finding(&mut text, finding, colour)?;
     }
-    writeln!(text, "watched for {}", table::duration(window_ns))?;
+    match window_ns {
+        0 => writeln!(text, "at this moment; without watching, rates, failures and resets are not known")?,
+        _ => writeln!(text, "watched for {}", table::duration(window_ns))?,
+    }
     to.write_all(&text)
 }
 
 /// How many sockets the text shows; JSON has more.
 const SHOWN: usize = 5;
 
-fn write_finding(to: &mut impl Write, finding: &Finding) -> io::Result<()> {
-    let severity = match finding.severity {
-        Severity::Info => "INFO",
-        Severity::Warning => "WARNING",
-        Severity::Critical => "CRITICAL",
+fn write_finding(to: &mut impl Write, finding: &Finding, colour: bool) -> io::Result<()> {
+    let (severity, style) = match finding.severity {
+        Severity::Info => ("INFO", AnsiColor::Cyan.on_default()),
+        Severity::Warning => ("WARNING", AnsiColor::Yellow.on_default().bold()),
+        Severity::Critical => ("CRITICAL", AnsiColor::Red.on_default().bold()),
     };
-    writeln!(to, "{severity:<9} {}", finding.title)?;
-    let mut facts =
-        vec![format!("oldest {}{}", at_least(finding.oldest_certainty), table::duration(finding.oldest_ns))];
+    let style = if colour { style } else { Style::new() };
+    writeln!(to, "{style}{severity:<9}{style:#} {}", finding.title)?;
+    let mut facts = Vec::new();
+    if finding.oldest_ns > 0 {
+        facts.push(format!("oldest {}{}", at_least(finding.oldest_certainty), table::duration(finding.oldest_ns)));
+    }
     if let Some(growth) = finding.growth_per_min.filter(|growth| *growth > 0.0) {
         facts.push(format!("+{growth:.0}/min"));
     }
@@ -160,7 +167,9 @@ fn write_finding(to: &mut impl Write, finding: &Finding) -> io::Result<()> {
     if let Some(remote) = finding.remote {
         facts.push(format!("peer {}", common_end(remote)));
     }
-    writeln!(to, "          {}", facts.join("   "))?;
+    if !facts.is_empty() {
+        writeln!(to, "          {}", facts.join("   "))?;
+    }
     for line in &finding.evidence {
         writeln!(to, "          {line}")?;
     }

@@ -38,6 +38,7 @@ fn log_records() -> Vec<LogRecord> {
         fin_received: true,
         orphaned: false,
         send_shutdown: false,
+        linger: false,
         mptcp: false,
         inode: 29_539,
         cgroup: 77,
@@ -93,6 +94,8 @@ fn connection_records() -> Vec<ConnectionRecord> {
         opening: Opening::Active,
         closing: Some(Closing::Active),
         error: Errno::NONE,
+        reset_cause: None,
+        file_left: None,
         after_close: AfterClose::TimeWait,
         spans: vec![
             span(State::SYN_SENT, 1_500, Certainty::Exact),
@@ -226,11 +229,24 @@ const WINDOW_NS: u64 = 10_000_000_000;
 #[test]
 fn findings_as_text() {
     let mut text = Vec::new();
-    report::write_text(&mut text, WINDOW_NS, &findings()).expect("a report");
+    report::write_text(&mut text, WINDOW_NS, &findings(), false).expect("a report");
     insta::assert_snapshot!(String::from_utf8(text).expect("text"));
     let mut text = Vec::new();
-    report::write_text(&mut text, WINDOW_NS, &[]).expect("a report");
+    report::write_text(&mut text, WINDOW_NS, &[], false).expect("a report");
     insta::assert_snapshot!("no_findings_as_text", String::from_utf8(text).expect("text"));
+}
+
+#[test]
+fn colour_adds_to_the_text_and_takes_nothing_away() {
+    let text = |colour| {
+        let mut text = Vec::new();
+        report::write_text(&mut text, WINDOW_NS, &findings(), colour).expect("a report");
+        String::from_utf8(text).expect("text")
+    };
+    let coloured = text(true);
+    assert!(coloured.contains("\u{1b}[1m\u{1b}[31mCRITICAL"), "{coloured:?}");
+    let plain = coloured.replace("\u{1b}[1m", "").replace("\u{1b}[31m", "").replace("\u{1b}[0m", "");
+    assert_eq!(plain, text(false));
 }
 
 #[test]

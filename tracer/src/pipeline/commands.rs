@@ -2,10 +2,10 @@
 
 use std::io::{IsTerminal, Write};
 
-use anyhow::{Context, Result};
-use rustc_hash::FxHashMap;
+use anyhow::Result;
 
 use super::{
+    facts::{self, Baseline, Watched},
     held::Annotated,
     live::{self, Finished, View},
 };
@@ -13,23 +13,18 @@ use crate::{
     config::{Diagnose, Stream},
     core::{
         connection::Connection,
-        filter::Verdict,
-        finding::{self, Facts, Finding, Tally},
-        snapshot::Socket,
+        finding::{self, Finding, Tally},
+        tracker::{Effects, Limits, MergeKind, Tracker},
     },
     output::{
         Writer,
         file::Output,
         records::{ConnectionRecord, LogRecord},
-        report,
+        report::{self, LossRecord},
     },
     source::{
         cgroups::Cgroups,
         clock::{WallClock, monotonic_ns},
-        netns::Namespace,
-        owners::{self, Owners},
-        sock_diag::{self, Wanted},
-        sysctl,
     },
 };
 
@@ -41,7 +36,8 @@ pub fn log(config: &Stream) -> Result<()> {
         left: config.count,
     };
     let finished = live::run(&config.trace, &mut view)?;
-    close(&finished)
+    close(finished.loss);
+    Ok(())
 }
 
 /// `tracer connections`.
@@ -62,61 +58,66 @@ pub fn connections(config: &Stream) -> Result<()> {
         }
         view.flush()?;
     }
-    close(&finished)
+    close(finished.loss);
+    Ok(())
 }
 
 /// `tracer diagnose`; the findings, for the exit status.
 pub fn diagnose(config: &Diagnose) -> Result<Vec<Finding>> {
     let mut output = Output::open(config.output.as_deref())?;
-    let mut view = DiagnoseView::default();
+    let Judged { findings, loss, window_ns } =
+        if config.snapshot { judge_now(config)? } else { watch_and_judge(config)? };
+    if config.json {
+        report::write_json(&mut output, window_ns, loss, &findings)?;
+    } else {
+        report::write_text(&mut output, window_ns, &findings, config.colour)?;
+    }
+    output.flush()?;
+    if !config.snapshot {
+        close(loss);
+    }
+    Ok(findings)
+}
+
+struct Judged {
+    findings: Vec<Finding>,
+    loss: LossRecord,
+    window_ns: u64,
+}
+
+fn watch_and_judge(config: &Diagnose) -> Result<Judged> {
     if std::io::stderr().is_terminal() {
         let duration = config.trace.duration.unwrap_or_default();
         eprintln!("tracer: watching for {}; Ctrl-C reports at once", humantime::format_duration(duration));
     }
-    let finished = live::run(&config.trace, &mut view)?;
-    let facts = sample(config, &finished)?;
-    let findings = finding::detect(&finished.tracker, &view.tally, &facts, &config.thresholds);
-    let Finished { window_ns, loss, .. } = finished;
-    if config.json {
-        report::write_json(&mut output, window_ns, loss, &findings)?;
-    } else {
-        report::write_text(&mut output, window_ns, &findings)?;
-    }
-    output.flush()?;
-    close(&finished)?;
-    Ok(findings)
+    let filter = &config.trace.filters.socket;
+    let baseline = Baseline::read(&live::namespaces(&filter.netns)?);
+    let mut view = DiagnoseView::default();
+    let Finished { tracker, namespaces, loss, window_ns } = live::run(&config.trace, &mut view)?;
+    let watched = Watched { namespaces: &namespaces, tally: &view.tally, baseline: &baseline, window_ns };
+    let facts = facts::sample(&watched, facts::dump(filter, &namespaces)?);
+    let findings = finding::detect(&tracker, &view.tally, &facts, &config.thresholds);
+    Ok(Judged { findings, loss, window_ns })
+}
+
+/// From the kernel's own lists alone, without BPF: what can be said at once, and without root of what one may see.
+fn judge_now(config: &Diagnose) -> Result<Judged> {
+    let filter = &config.trace.filters.socket;
+    let namespaces = live::namespaces(&filter.netns)?;
+    let snapshot = facts::dump(filter, &namespaces)?;
+    let mut tracker = Tracker::new(Limits { max_connections: config.trace.max_connections, ..Limits::default() });
+    tracker.merge(&snapshot, MergeKind::StartUp, &|_| None, &mut Effects::default());
+    let (tally, baseline) = (Tally::default(), Baseline::read(&[]));
+    let watched = Watched { namespaces: &namespaces, tally: &tally, baseline: &baseline, window_ns: 0 };
+    let facts = facts::sample(&watched, snapshot);
+    let findings = finding::detect(&tracker, &tally, &facts, &config.thresholds);
+    Ok(Judged { findings, loss: LossRecord::default(), window_ns: 0 })
 }
 
 /// The line that ends every live run.
-fn close(finished: &Finished) -> Result<()> {
+fn close(loss: LossRecord) {
     // Where stderr is closed there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "{}", finished.loss);
-    Ok(())
-}
-
-/// Samples what the findings need besides the tracker.
-fn sample(config: &Diagnose, finished: &Finished) -> Result<Facts> {
-    let namespaces = &finished.namespaces;
-    let filters = &config.trace.filters;
-    let snapshot = sock_diag::dump(namespaces, Wanted::CLOSE_WAIT).context("cannot look for stuck sockets")?;
-    let wanted = |socket: &Socket| filters.socket.verdict(&socket.tuple, socket.state) != Verdict::No;
-    let close_wait: Vec<Socket> = snapshot.sockets.into_iter().filter(wanted).collect();
-    let owners = if close_wait.is_empty() { Owners::default() } else { Owners::scan() };
-    let holders: FxHashMap<u64, Vec<_>> =
-        close_wait.iter().map(|socket| (socket.inode, owners.of(socket.inode).to_vec())).collect();
-    let pids: rustc_hash::FxHashSet<u32> = holders.values().flatten().map(|holder| holder.pid).collect();
-    let descriptors =
-        pids.into_iter().filter_map(|pid| owners::descriptor_usage(pid).map(|usage| (pid, usage))).collect();
-    let settings = |namespace: &Namespace| Some((namespace.inum, namespace.enter(sysctl::port_settings).ok()?));
-    Ok(Facts {
-        now_ns: snapshot.ended_ns,
-        window_ns: finished.window_ns,
-        close_wait,
-        holders,
-        descriptors,
-        ports: namespaces.iter().filter_map(settings).collect(),
-        unreadable_processes: owners.denied,
-    })
+    let _ = writeln!(std::io::stderr(), "{loss}");
 }
 
 /// Wall time and names of cgroups.

@@ -91,7 +91,7 @@ fn ticks(period: Duration) -> Interval {
 }
 
 /// The namespaces to look into: all, or those that are asked for.
-fn namespaces(wanted: &[u32]) -> Result<Vec<Namespace>> {
+pub(super) fn namespaces(wanted: &[u32]) -> Result<Vec<Namespace>> {
     let mut namespaces = netns::all()?;
     namespaces.retain(|namespace| wanted.is_empty() || wanted.contains(&namespace.inum));
     Ok(namespaces)

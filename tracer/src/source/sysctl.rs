@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use crate::core::finding::{PortRange, PortSettings};
+use crate::core::finding::{NamespaceCounters, PortRange, PortSettings};
 
 /// Life of an orphan in FIN_WAIT2 (`net.ipv4.tcp_fin_timeout`), ns; the kernel's default where it cannot be read.
 #[must_use]
@@ -23,6 +23,29 @@ fn mini_sockets_in(sockstat: &str) -> Option<u64> {
     let mut words = sockstat.lines().find(|line| line.starts_with("TCP:"))?.split_ascii_whitespace();
     words.find(|word| *word == "tw")?;
     words.next()?.parse().ok()
+}
+
+/// How many mini-sockets the current namespace may have (`net.ipv4.tcp_max_tw_buckets`).
+#[must_use]
+pub fn time_wait_max() -> Option<u64> {
+    read_number("/proc/sys/net/ipv4/tcp_max_tw_buckets")
+}
+
+/// The counters of the current namespace that findings go by.
+#[must_use]
+pub fn counters() -> NamespaceCounters {
+    let netstat = fs::read_to_string("/proc/thread-self/net/netstat").unwrap_or_default();
+    NamespaceCounters {
+        time_wait_overflows: counter(&netstat, "TCPTimeWaitOverflow").unwrap_or(0),
+        listen_overflows: counter(&netstat, "ListenOverflows").unwrap_or(0),
+    }
+}
+
+/// A value of the `TcpExt:` lines: one has the names, the next one the numbers.
+fn counter(netstat: &str, name: &str) -> Option<u64> {
+    let mut lines = netstat.lines().filter(|line| line.starts_with("TcpExt:"));
+    let at = lines.next()?.split_ascii_whitespace().position(|known| known == name)?;
+    lines.next()?.split_ascii_whitespace().nth(at)?.parse().ok()
 }
 
 /// What decides how many local ports there are.
@@ -67,6 +90,15 @@ mod tests {
         assert_eq!(mini_sockets_in("TCP: inuse 5"), None);
         assert_eq!(mini_sockets_in(""), None);
         assert!(mini_socket_count().is_some());
+    }
+
+    #[test]
+    fn counters_are_found_by_name() {
+        let text = "TcpExt: SyncookiesSent ListenOverflows TW\nTcpExt: 0 17 4\nIpExt: ListenOverflows\nIpExt: 3\n";
+        assert_eq!(counter(text, "ListenOverflows"), Some(17));
+        assert_eq!(counter(text, "Nonsense"), None);
+        assert_eq!(counter("TcpExt: a", "a"), None);
+        assert!(time_wait_max().is_some_and(|max| max > 0));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     Cause, DescriptorUsage, Facts, Finding, FoundSocket, Holder, Kind, SAMPLE, SHORTEST_GROWTH_WINDOW_NS, Severity,
-    Thresholds, common_end, counted,
+    Thresholds, came_through, common_end, counted, fds_of, holder_of, severity_by_count, who,
 };
 use crate::core::{
     connection::{Certainty, Connection, Process, ProcessSource},
@@ -51,7 +51,7 @@ pub(super) fn detect(tracker: &Tracker, facts: &Facts, thresholds: &Thresholds) 
         .map(|connection| (connection.socket.cookie, connection))
         .collect();
     let mut groups: FxHashMap<Group, Members<'_>> = FxHashMap::default();
-    for socket in &facts.close_wait {
+    for socket in facts.sockets.iter().filter(|socket| socket.state == State::CLOSE_WAIT) {
         let stuck = examine(socket, known.get(&socket.cookie), facts);
         let pid = stuck.process.map(|process| process.pid);
         let members = groups.entry(Group { netns: socket.tuple.netns, pid, cause: cause(socket) }).or_default();
@@ -69,21 +69,23 @@ pub(super) fn detect(tracker: &Tracker, facts: &Facts, thresholds: &Thresholds) 
 
 fn examine<'a>(socket: &'a Socket, known: Option<&Connection>, facts: &'a Facts) -> Stuck<'a> {
     let holders = facts.holders.get(&socket.inode).filter(|_| socket.inode != 0).map_or(&[][..], Vec::as_slice);
-    let holder = holders.iter().min_by_key(|holder| holder.pid).map(|holder| Process {
-        pid: holder.pid,
-        comm: holder.comm,
-        source: ProcessSource::Holder,
-    });
     let seen = known.and_then(|connection| connection.spans.last());
     let (age_ns, age_certainty) = match seen {
-        // While it lasts, a span is at least as long as it is now: for an age that is exact.
-        Some(span) if known.is_some_and(|connection| connection.opened_ns.is_some() && !connection.gap) => {
+        // Its beginning was seen; while it lasts it is at least as long as it is now, which for an age is exact.
+        Some(span) if known.is_some_and(|connection| connection.spans.len() > 1 && !connection.gap) => {
             (span.ns, Certainty::Exact)
         }
         Some(span) => (span.ns.max(socket.at_least_in_state_ns()), Certainty::AtLeast),
         None => (socket.at_least_in_state_ns(), Certainty::AtLeast),
     };
-    let process = holder.or_else(|| known.and_then(|connection| connection.process));
+    // What was never accepted is its listener's.
+    let listener = || {
+        let listener = facts.sockets.iter().find(|listener| socket.inode == 0 && came_through(listener, socket))?;
+        let process = holder_of(facts, listener.inode)?;
+        Some(Process { source: ProcessSource::Listener, ..process })
+    };
+    let process =
+        holder_of(facts, socket.inode).or_else(|| known.and_then(|connection| connection.process)).or_else(listener);
     Stuck { socket, process, holders, age_ns, age_certainty }
 }
 
@@ -106,12 +108,8 @@ fn finding(group: Group, members: Members<'_>, facts: &Facts) -> Finding {
     let growth_per_min = growth(new_in_window, facts.window_ns);
     let eta_s =
         usage.filter(|_| group.cause != Cause::NeverAccepted).and_then(|usage| time_left(usage, growth_per_min));
-    let who = process
-        .map_or_else(|| "an unknown process".to_owned(), |process| format!("{}[{}]", process.comm.text(), process.pid));
+    let who = who(process, stuck[0].socket.cgroup, facts);
     Finding {
-        kind: Kind::CloseWait,
-        severity: severity(count, growth_per_min, usage, eta_s),
-        title: format!("{who} leaves {} in CLOSE_WAIT: {}", counted(count, "socket"), in_words(group.cause)),
         process,
         local: common_end(stuck.iter().map(|one| one.socket.tuple.local)),
         remote: common_end(stuck.iter().map(|one| one.socket.tuple.remote)),
@@ -124,18 +122,23 @@ fn finding(group: Group, members: Members<'_>, facts: &Facts) -> Finding {
         cause: Some(group.cause),
         evidence: evidence(group.cause, &stuck, usage, facts),
         remedy: remedy(group.cause).to_owned(),
-        sockets: stuck.iter().take(SAMPLE).map(|one| sample(one, group.pid)).collect(),
+        sockets: stuck.iter().take(SAMPLE).map(|one| sample(one, group.pid, facts)).collect(),
+        ..Finding::new(
+            Kind::CloseWait,
+            severity(count, growth_per_min, usage, eta_s),
+            format!("{who} leaves {} in CLOSE_WAIT: {}", counted(count, "socket"), in_words(group.cause)),
+        )
     }
 }
 
-fn sample(stuck: &Stuck<'_>, pid: Option<u32>) -> FoundSocket {
+fn sample(stuck: &Stuck<'_>, pid: Option<u32>, facts: &Facts) -> FoundSocket {
     FoundSocket {
         cookie: stuck.socket.cookie,
         local: stuck.socket.tuple.local,
         remote: stuck.socket.tuple.remote,
         age_ns: stuck.age_ns,
         age_certainty: stuck.age_certainty,
-        fds: stuck.holders.iter().filter(|holder| Some(holder.pid) == pid).map(|holder| holder.fd).collect(),
+        fds: fds_of(facts, stuck.socket.inode, pid),
     }
 }
 
@@ -152,13 +155,12 @@ fn time_left(usage: DescriptorUsage, growth_per_min: Option<f64>) -> Option<u64>
 
 /// A few old sockets are a blemish; many, or more and more of them, end in EMFILE.
 fn severity(count: u64, growth: Option<f64>, usage: Option<DescriptorUsage>, eta_s: Option<u64>) -> Severity {
-    let nearly_full = usage.is_some_and(|usage| usage.limit.is_some_and(|limit| usage.used * 10 >= limit * 8));
-    if nearly_full || eta_s.is_some_and(|eta| eta < 3600) {
+    if usage.is_some_and(DescriptorUsage::is_nearly_full) || eta_s.is_some_and(|eta| eta < 3600) {
         Severity::Critical
-    } else if count >= 3 || growth.is_some_and(|growth| growth > 0.0) {
+    } else if growth.is_some_and(|growth| growth > 0.0) {
         Severity::Warning
     } else {
-        Severity::Info
+        severity_by_count(count)
     }
 }
 
@@ -182,10 +184,7 @@ fn evidence(cause: Cause, stuck: &[Stuck<'_>], usage: Option<DescriptorUsage>, f
         Cause::FinUnread => "the receive queues hold the FIN alone: read() would return 0".to_owned(),
         Cause::EofReadNotClosed => "the receive queues are empty, the FIN was read".to_owned(),
     });
-    if let Some(usage) = usage {
-        let limit = usage.limit.map_or_else(|| "no limit".to_owned(), |limit| limit.to_string());
-        lines.push(format!("descriptors open: {} of {limit}", usage.used));
-    }
+    lines.extend(usage.map(DescriptorUsage::in_words));
     let shared = stuck.iter().filter(|one| one.holders.iter().any(|holder| holder.pid != one.holders[0].pid)).count();
     if shared > 0 {
         lines.push(format!("{} shared by several processes", counted(shared as u64, "socket")));

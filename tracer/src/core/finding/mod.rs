@@ -1,24 +1,36 @@
 //! What is wrong, judged from the tracker's state and from facts that a source has sampled. Pure, so that a recording
 //! gives the findings of the live run that it came from.
 //!
-//! - `close_wait`: sockets that a program never closes
-//! - `ports`: destinations that use up the local ports
+//! One module for each kind; `tally` counts what is gone by the time that is judged.
 
+mod accept_stalled;
+mod churn;
 mod close_wait;
-mod ports;
+mod closed_not_released;
+mod connect_failures;
+mod peer_not_closing;
+mod port_blocked;
+mod resets;
+mod tally;
 #[cfg(test)]
 mod tests;
+mod time_wait_ports;
+mod time_wait_table;
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
 
 use rustc_hash::FxHashMap;
 
+pub use self::tally::Tally;
+
 use super::{
-    connection::{Certainty, Closing, Connection, Process},
+    connection::{Certainty, Process, ProcessSource},
     endpoint::Endpoint,
     snapshot::Socket,
+    state::State,
     tracker::Tracker,
     transition::Comm,
+    workload,
 };
 
 /// How bad it is.
@@ -51,15 +63,53 @@ pub enum Kind {
     CloseWait,
     /// A destination uses up the local ports.
     TimeWaitPorts,
+    /// The table of mini-sockets is (nearly) full.
+    TimeWaitTable,
+    /// The connection is over, the descriptor is not closed.
+    ClosedNotReleased,
+    /// Completed connections are not accepted.
+    AcceptStalled,
+    /// The other side does not end the connection.
+    PeerNotClosing,
+    /// Connects fail.
+    ConnectFailures,
+    /// Connections end in a RST.
+    Resets,
+    /// Many short connections that could be one.
+    Churn,
+    /// Sockets are left on the port of a listener that is gone.
+    PortBlocked,
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::CloseWait,
+        Self::TimeWaitPorts,
+        Self::TimeWaitTable,
+        Self::ClosedNotReleased,
+        Self::AcceptStalled,
+        Self::PeerNotClosing,
+        Self::ConnectFailures,
+        Self::Resets,
+        Self::Churn,
+        Self::PortBlocked,
+    ];
+
     /// As in records.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::CloseWait => "close_wait",
             Self::TimeWaitPorts => "time_wait_ports",
+            Self::TimeWaitTable => "time_wait_table",
+            Self::ClosedNotReleased => "closed_not_released",
+            Self::AcceptStalled => "accept_stalled",
+            Self::PeerNotClosing => "peer_not_closing",
+            Self::ConnectFailures => "connect_failures",
+            Self::Resets => "resets",
+            Self::Churn => "churn",
+            Self::PortBlocked => "port_blocked",
         }
     }
 }
@@ -78,6 +128,9 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::NeverAccepted, Self::DataUnread, Self::FinUnread, Self::EofReadNotClosed];
+
     /// As in records.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -144,6 +197,30 @@ pub struct Finding {
     pub sockets: Vec<FoundSocket>,
 }
 
+impl Finding {
+    /// One about which nothing else is known yet.
+    fn new(kind: Kind, severity: Severity, title: String) -> Self {
+        Self {
+            kind,
+            severity,
+            title,
+            process: None,
+            local: None,
+            remote: None,
+            netns: 0,
+            count: 0,
+            oldest_ns: 0,
+            oldest_certainty: Certainty::Unknown,
+            growth_per_min: None,
+            eta_s: None,
+            cause: None,
+            evidence: Vec::new(),
+            remedy: String::new(),
+            sockets: Vec::new(),
+        }
+    }
+}
+
 /// How many sockets a finding shows.
 const SAMPLE: usize = 20;
 
@@ -153,7 +230,8 @@ const SHORTEST_GROWTH_WINDOW_NS: u64 = 5_000_000_000;
 /// When something is worth telling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Thresholds {
-    /// A socket in CLOSE_WAIT that has been quiet for this long is stuck, ns.
+    /// A socket that has been quiet for this long in CLOSE_WAIT is stuck, and likewise one whose peer does not close or
+    /// whose descriptor was left behind, ns.
     pub close_wait_age_ns: u64,
     /// Share of the local ports in use towards one destination, 0 to 1.
     pub port_usage: f64,
@@ -183,6 +261,18 @@ pub struct DescriptorUsage {
     pub used: u64,
     /// How many there may be (soft RLIMIT_NOFILE); `None` for no limit.
     pub limit: Option<u64>,
+}
+
+impl DescriptorUsage {
+    /// From here on accept() and open() will soon fail with EMFILE.
+    fn is_nearly_full(self) -> bool {
+        self.limit.is_some_and(|limit| self.used.saturating_mul(10) >= limit.saturating_mul(8))
+    }
+
+    fn in_words(self) -> String {
+        let limit = self.limit.map_or_else(|| "no limit".to_owned(), |limit| limit.to_string());
+        format!("descriptors open: {} of {limit}", self.used)
+    }
 }
 
 /// Ports from `first` to `last`, both included.
@@ -222,6 +312,39 @@ impl PortSettings {
     }
 }
 
+/// Counters of a namespace (/proc/net/netstat).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceCounters {
+    /// `TCPTimeWaitOverflow`: connections closed without TIME_WAIT, because the table was full.
+    pub time_wait_overflows: u64,
+    /// `ListenOverflows`: handshakes that found the accept queue full.
+    pub listen_overflows: u64,
+}
+
+impl NamespaceCounters {
+    /// How far they moved since an earlier reading.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            time_wait_overflows: self.time_wait_overflows.saturating_sub(earlier.time_wait_overflows),
+            listen_overflows: self.listen_overflows.saturating_sub(earlier.listen_overflows),
+        }
+    }
+}
+
+/// What is sampled of a namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceFacts {
+    /// How many local ports there are.
+    pub ports: PortSettings,
+    /// Mini-sockets in it, TIME_WAIT and FIN_WAIT2 (`tw` of sockstat).
+    pub mini_sockets: Option<u64>,
+    /// `net.ipv4.tcp_max_tw_buckets`.
+    pub time_wait_max: Option<u64>,
+    /// How far the counters moved within the window.
+    pub counters: NamespaceCounters,
+}
+
 /// What a source has sampled for the findings.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -229,47 +352,77 @@ pub struct Facts {
     pub now_ns: u64,
     /// How long was watched before, ns; 0 when nothing was.
     pub window_ns: u64,
-    /// Sockets in CLOSE_WAIT, from sock_diag.
-    pub close_wait: Vec<Socket>,
-    /// Who holds them, by inode.
+    /// The sockets that sock_diag lists, mini-sockets excepted.
+    pub sockets: Vec<Socket>,
+    /// Who holds those that may be in trouble, by inode.
     pub holders: FxHashMap<u64, Vec<Holder>>,
     /// Descriptors of the holding processes.
     pub descriptors: FxHashMap<u32, DescriptorUsage>,
-    /// Port settings by namespace.
-    pub ports: FxHashMap<u32, PortSettings>,
+    /// The namespaces, by inode number.
+    pub namespaces: FxHashMap<u32, NamespaceFacts>,
+    /// Paths of cgroups, by id.
+    pub cgroups: FxHashMap<u64, Arc<str>>,
     /// Processes whose descriptors could not be read.
     pub unreadable_processes: usize,
-}
-
-/// What has to be counted while connections end, because afterwards they are gone.
-#[derive(Clone, Debug, Default)]
-pub struct Tally {
-    /// connect() calls that found no free local port, by namespace and destination.
-    no_local_port: FxHashMap<(u32, Endpoint), u64>,
-}
-
-/// Destinations that are counted at most.
-const TALLY_CAPACITY: usize = 10_000;
-
-impl Tally {
-    /// Takes an ended connection in.
-    pub fn count(&mut self, connection: &Connection) {
-        if connection.closing == Some(Closing::NoLocalPort) {
-            let destination = (connection.tuple.netns, connection.tuple.remote);
-            if self.no_local_port.len() < TALLY_CAPACITY || self.no_local_port.contains_key(&destination) {
-                *self.no_local_port.entry(destination).or_default() += 1;
-            }
-        }
-    }
 }
 
 /// Judges. Worst first.
 #[must_use]
 pub fn detect(tracker: &Tracker, tally: &Tally, facts: &Facts, thresholds: &Thresholds) -> Vec<Finding> {
     let mut findings = close_wait::detect(tracker, facts, thresholds);
-    findings.extend(ports::detect(tracker, tally, facts, thresholds));
+    findings.extend(time_wait_ports::detect(tracker, tally, facts, thresholds));
+    findings.extend(time_wait_table::detect(facts));
+    findings.extend(closed_not_released::detect(tally, facts, thresholds));
+    findings.extend(accept_stalled::detect(tracker, facts));
+    findings.extend(peer_not_closing::detect(tracker, facts, thresholds));
+    findings.extend(connect_failures::detect(tally, facts));
+    findings.extend(resets::detect(tally, facts));
+    findings.extend(churn::detect(tally, facts));
+    findings.extend(port_blocked::detect(tracker, facts));
+    // A stable sort: findings of equal weight stay in the order above.
     findings.sort_by_key(|finding| (Reverse(finding.severity), Reverse(finding.count)));
     findings
+}
+
+/// A process and the container, pod or service that it runs in, for a title.
+fn who(process: Option<Process>, cgroup: u64, facts: &Facts) -> String {
+    let name = process
+        .map_or_else(|| "an unknown process".to_owned(), |process| format!("{}[{}]", process.comm.text(), process.pid));
+    match facts.cgroups.get(&cgroup).and_then(|path| workload::name_of(path)) {
+        Some(workload) => format!("{name} ({workload})"),
+        None => name,
+    }
+}
+
+/// A process that holds a socket: the one with the lowest id, which for a forking server is the parent.
+fn holder_of(facts: &Facts, inode: u64) -> Option<Process> {
+    let holder = facts.holders.get(&inode).filter(|_| inode != 0)?.iter().min_by_key(|holder| holder.pid)?;
+    Some(Process { pid: holder.pid, comm: holder.comm, source: ProcessSource::Holder })
+}
+
+/// Whether a connection came through this listener, as far as the ends tell.
+fn came_through(listener: &Socket, connection: &Socket) -> bool {
+    let (at, to) = (&listener.tuple, &connection.tuple);
+    listener.state == State::LISTEN
+        && at.netns == to.netns
+        && at.local.port == to.local.port
+        && (at.local.address.is_unspecified() || at.local.address == to.local.address)
+}
+
+/// A socket's descriptors in one process, or in all.
+fn fds_of(facts: &Facts, inode: u64, pid: Option<u32>) -> Vec<i32> {
+    let holders = facts.holders.get(&inode).filter(|_| inode != 0).map_or(&[][..], Vec::as_slice);
+    holders.iter().filter(|holder| pid.is_none_or(|pid| pid == holder.pid)).map(|holder| holder.fd).collect()
+}
+
+/// One or two are a blemish, more are a habit.
+fn severity_by_count(count: u64) -> Severity {
+    if count >= 3 { Severity::Warning } else { Severity::Info }
+}
+
+/// A number of the window as a rate; `None` when the window is too short to say.
+fn per_minute(count: u64, window_ns: u64) -> Option<f64> {
+    (window_ns >= SHORTEST_GROWTH_WINDOW_NS).then(|| count as f64 / (window_ns as f64 / 60e9))
 }
 
 /// The end that all have in common: with port 0 when the ports differ, `None` when the addresses do.

@@ -4,12 +4,12 @@ use rustc_hash::FxHashMap;
 
 use super::*;
 use crate::core::{
-    connection::{AfterClose, Opening},
+    connection::{AfterClose, Closing, Connection, Opening, ResetCause, Span},
     endpoint::{Address, Tuple},
     snapshot::{Snapshot, SocketKind, TcpInfo},
     state::State,
     tracker::{Effects, Limits, MergeKind},
-    transition::{Errno, SocketId},
+    transition::{Context, Errno, Origin, SocketId, Task, Transition},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -42,9 +42,10 @@ fn facts(sockets: Vec<Socket>) -> Facts {
         now_ns: NOW,
         window_ns: 10 * SECOND,
         holders: sockets.iter().map(|socket| (socket.inode, vec![holder(socket)])).collect(),
-        close_wait: sockets,
+        sockets,
         descriptors: FxHashMap::from_iter([(10, DescriptorUsage { used: 100, limit: Some(1000) })]),
-        ports: FxHashMap::from_iter([(1, PortSettings::default())]),
+        namespaces: FxHashMap::from_iter([(1, NamespaceFacts::default())]),
+        cgroups: FxHashMap::default(),
         unreadable_processes: 0,
     }
 }
@@ -146,23 +147,7 @@ fn reserved_ports_are_not_available() {
 #[test]
 fn connects_that_found_no_port_are_critical_whatever_is_left() {
     let mut tally = Tally::default();
-    let connection = Connection {
-        socket: SocketId::from_cookie(1),
-        tuple: tuple(0, 5432),
-        opened_ns: Some(1),
-        ended_ns: Some(2),
-        opening: Opening::Active,
-        closing: Some(Closing::NoLocalPort),
-        error: Errno::NONE,
-        after_close: AfterClose::None,
-        spans: vec![],
-        bytes_in: None,
-        bytes_out: None,
-        process: None,
-        cgroup: 0,
-        inode: 0,
-        gap: false,
-    };
+    let connection = ended(Closing::NoLocalPort, &[State::SYN_SENT]);
     tally.count(&connection);
     tally.count(&connection);
     let tracker = Tracker::new(Limits::default());
@@ -170,6 +155,299 @@ fn connects_that_found_no_port_are_critical_whatever_is_left() {
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].severity, Severity::Critical);
     assert!(found[0].evidence.iter().any(|line| line.starts_with("2 connect() calls")), "{:?}", found[0].evidence);
+}
+
+/// A connection of process 10 to port 5432 that went through these states, 10 ms each, and has just ended.
+fn ended(closing: Closing, states: &[State]) -> Connection {
+    let span = |state: &State| Span { state: *state, ns: SECOND / 100, certainty: Certainty::Exact };
+    Connection {
+        socket: SocketId::from_cookie(1),
+        tuple: tuple(if closing == Closing::NoLocalPort { 0 } else { 40_000 }, 5432),
+        opened_ns: Some(NOW - SECOND),
+        ended_ns: Some(NOW),
+        opening: Opening::Active,
+        closing: Some(closing),
+        error: Errno::NONE,
+        reset_cause: None,
+        file_left: None,
+        after_close: AfterClose::None,
+        spans: states.iter().map(span).collect(),
+        bytes_in: Some(10),
+        bytes_out: Some(20),
+        process: Some(Process { pid: 10, comm: Comm::from("app"), source: ProcessSource::Opener }),
+        cgroup: 7,
+        inode: 0,
+        gap: false,
+    }
+}
+
+/// What is found when these connections have ended within the window of ten seconds.
+fn found_after(connections: impl IntoIterator<Item = Connection>) -> Vec<Finding> {
+    let mut tally = Tally::default();
+    for connection in connections {
+        tally.count(&connection);
+    }
+    detect(&Tracker::new(Limits::default()), &tally, &facts(vec![]), &Thresholds::default())
+}
+
+const CONNECTING: &[State] = &[State::SYN_SENT];
+const ESTABLISHED: &[State] = &[State::SYN_SENT, State::ESTABLISHED];
+
+#[test]
+fn a_handful_of_failed_connects_is_told_and_many_are_a_warning() {
+    let refused = |count| vec![ended(Closing::Refused, CONNECTING); count];
+    assert_eq!(found_after(refused(2)), []);
+    let few = &found_after(refused(3))[0];
+    assert_eq!((few.kind, few.severity, few.count), (Kind::ConnectFailures, Severity::Info, 3));
+    let many = &found_after(refused(30))[0];
+    assert_eq!((many.severity, many.growth_per_min), (Severity::Warning, Some(180.0)));
+    assert_eq!(many.remote, Some(tuple(0, 5432).remote));
+    assert_eq!(many.evidence, ["of 30 connect() calls: 30 refused"]);
+}
+
+#[test]
+fn a_connection_that_was_established_is_no_failed_connect() {
+    assert_eq!(found_after(vec![ended(Closing::TimedOut, ESTABLISHED); 9]), []);
+}
+
+#[test]
+fn resets_are_told_by_whom_and_why_when_they_are_more_than_everyday_life() {
+    let reset = |closing, cause| Connection { reset_cause: cause, ..ended(closing, ESTABLISHED) };
+    assert_eq!(found_after(vec![reset(Closing::ResetReceived, None); 9]), []);
+    let unread = reset(Closing::ResetSent, Some(ResetCause::UnreadData));
+    let found = found_after(vec![unread.clone(); 10]);
+    assert_eq!((found[0].kind, found[0].severity, found[0].count), (Kind::Resets, Severity::Warning, 10));
+    assert!(found[0].title.contains("unread data"), "{}", found[0].title);
+    // Ten of many thousands are clients that went away.
+    let healthy = vec![ended(Closing::Passive, ESTABLISHED); 1000];
+    assert_eq!(found_after(healthy.into_iter().chain(vec![unread; 10])), []);
+}
+
+#[test]
+fn many_short_connections_to_one_destination_are_churn() {
+    let short = |count| vec![ended(Closing::Active, ESTABLISHED); count];
+    assert_eq!(found_after(short(199)), []);
+    let found = found_after(short(200));
+    assert_eq!((found[0].kind, found[0].severity, found[0].count), (Kind::Churn, Severity::Info, 200));
+    assert_eq!(found_after(short(3000))[0].severity, Severity::Warning);
+    let long = Connection {
+        spans: vec![Span { state: State::ESTABLISHED, ns: 2 * SECOND, certainty: Certainty::Exact }],
+        ..ended(Closing::Active, ESTABLISHED)
+    };
+    assert_eq!(found_after(vec![long; 3000]), []);
+}
+
+#[test]
+fn a_descriptor_of_a_connection_that_is_over_is_found_by_its_inode() {
+    let reset = Connection {
+        file_left: Some(501),
+        ended_ns: Some(NOW - 61 * SECOND),
+        ..ended(Closing::ResetReceived, ESTABLISHED)
+    };
+    let mut tally = Tally::default();
+    tally.count(&reset);
+    let mut facts = facts(vec![stuck(1)]);
+    facts.sockets.clear();
+    let tracker = Tracker::new(Limits::default());
+    let judge = |facts: &Facts| detect(&tracker, &tally, facts, &Thresholds::default());
+    let found = judge(&facts);
+    assert_eq!((found[0].kind, found[0].count), (Kind::ClosedNotReleased, 1));
+    assert_eq!(found[0].oldest_ns, 61 * SECOND);
+    assert_eq!(found[0].sockets[0].fds, [1]);
+    // The program has closed it, or uses it for another connection.
+    facts.sockets.push(Socket { inode: 501, state: State::ESTABLISHED, ..stuck(1) });
+    assert_eq!(judge(&facts), []);
+    facts.sockets.clear();
+    facts.holders.clear();
+    assert_eq!(judge(&facts), []);
+}
+
+fn listener(queued: u32, backlog: u32) -> Socket {
+    let local = Endpoint { address: Address::UNSPECIFIED, port: 80 };
+    Socket {
+        tuple: Tuple { local, remote: Endpoint::UNKNOWN, ..tuple(80, 0) },
+        state: State::LISTEN,
+        receive_queue: queued,
+        send_queue: backlog,
+        ..stuck(1)
+    }
+}
+
+#[test]
+fn a_full_accept_queue_is_critical_and_a_long_wait_a_warning() {
+    let waiting = |ms| Socket {
+        inode: 0,
+        state: State::ESTABLISHED,
+        info: Some(TcpInfo { last_ack_recv_ms: ms, ..TcpInfo::default() }),
+        ..stuck(2)
+    };
+    assert_eq!(found(&facts(vec![listener(1, 128), waiting(100)])), []);
+    let forgotten = &found(&facts(vec![listener(1, 128), waiting(6_000)]))[0];
+    assert_eq!((forgotten.kind, forgotten.severity), (Kind::AcceptStalled, Severity::Warning));
+    assert_eq!(forgotten.process.map(|process| process.pid), Some(10));
+    let full = &found(&facts(vec![listener(129, 128)]))[0];
+    assert_eq!((full.kind, full.severity, full.count), (Kind::AcceptStalled, Severity::Critical, 129));
+}
+
+#[test]
+fn what_was_never_accepted_is_its_listeners() {
+    let found = found(&facts(vec![listener(1, 128), Socket { inode: 0, ..stuck(2) }]));
+    let leak = found.iter().find(|finding| finding.kind == Kind::CloseWait).expect("a close_wait");
+    assert_eq!(leak.cause, Some(Cause::NeverAccepted));
+    assert_eq!(leak.process.map(|process| (process.pid, process.source)), Some((10, ProcessSource::Listener)));
+}
+
+#[test]
+fn a_peer_that_does_not_close_is_told_when_it_lasts() {
+    let mut tracker = Tracker::new(Limits::default());
+    let waiting = Socket { state: State::FIN_WAIT2, ..stuck(1) };
+    let snapshot = Snapshot {
+        started_ns: NOW - 61 * SECOND,
+        ended_ns: NOW - 61 * SECOND,
+        complete_netns: vec![1],
+        sockets: vec![waiting],
+    };
+    tracker.merge(&snapshot, MergeKind::StartUp, &|_| None, &mut Effects::default());
+    let found = detect(&tracker, &Tally::default(), &facts(vec![waiting]), &Thresholds::default());
+    assert_eq!((found[0].kind, found[0].count), (Kind::PeerNotClosing, 1));
+    assert_eq!((found[0].oldest_ns, found[0].oldest_certainty), (61 * SECOND, Certainty::AtLeast));
+    assert_eq!(self::found(&facts(vec![waiting])), [], "how long it has been so is not known");
+}
+
+#[test]
+fn the_table_of_mini_sockets_is_measured_against_its_bound() {
+    let judge = |mini_sockets, time_wait_overflows| {
+        let mut facts = facts(vec![]);
+        let namespace = NamespaceFacts {
+            mini_sockets: Some(mini_sockets),
+            time_wait_max: Some(1000),
+            counters: NamespaceCounters { time_wait_overflows, ..NamespaceCounters::default() },
+            ..NamespaceFacts::default()
+        };
+        facts.namespaces.insert(1, namespace);
+        found(&facts).first().map(|finding| (finding.kind, finding.severity))
+    };
+    assert_eq!(judge(799, 0), None);
+    assert_eq!(judge(800, 0), Some((Kind::TimeWaitTable, Severity::Warning)));
+    assert_eq!(judge(1000, 5), Some((Kind::TimeWaitTable, Severity::Critical)));
+}
+
+#[test]
+fn a_port_without_its_listener_is_blocked_while_sockets_are_left_on_it() {
+    let mut tracker = with_time_wait(0);
+    let at = listener(0, 128).tuple;
+    let step = |mono_ns, old, new| Transition {
+        mono_ns,
+        socket: SocketId::from_cookie(99),
+        tuple: at,
+        old,
+        new,
+        task: Task::default(),
+        context: Context::Process,
+        details: None,
+        origin: Origin::Kernel,
+    };
+    let mut effects = Effects::default();
+    tracker.transition(&step(NOW - 3 * SECOND, State::CLOSE, State::LISTEN), &mut effects);
+    tracker.transition(&step(NOW - 2 * SECOND, State::LISTEN, State::CLOSE), &mut effects);
+    let judge = |sockets| detect(&tracker, &Tally::default(), &facts(sockets), &Thresholds::default());
+    assert_eq!(judge(vec![]), []);
+    let left = Socket { state: State::ESTABLISHED, ..stuck(1) };
+    let found = judge(vec![left]);
+    assert_eq!((found[0].kind, found[0].count, found[0].oldest_ns), (Kind::PortBlocked, 1, 2 * SECOND));
+    assert_eq!(judge(vec![left, listener(0, 128)]), [], "somebody listens again");
+}
+
+#[test]
+fn a_container_is_named_with_its_process() {
+    let mut facts = facts(vec![Socket { cgroup: 7, ..stuck(1) }]);
+    facts.cgroups.insert(7, Arc::from("/system.slice/cart.service"));
+    assert!(
+        found(&facts)[0].title.starts_with("leaky[10] (cart.service) leaves 1 socket"),
+        "{}",
+        found(&facts)[0].title
+    );
+}
+
+mod any_input {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn socket() -> impl Strategy<Value = Socket> {
+        let numbers = (0_u64..4, any::<u16>(), any::<u16>(), 0_u8..14, 0_u64..4);
+        (numbers, any::<[u32; 4]>(), prop::option::of(any::<[u32; 3]>())).prop_map(
+            |((cookie, local, remote, state, inode), [receive_queue, send_queue, ms, mini], info)| Socket {
+                cookie,
+                tuple: tuple(local, remote),
+                state: State(state),
+                kind: if mini % 5 == 0 { SocketKind::Mini { expires_in_ms: ms } } else { SocketKind::Full },
+                inode,
+                cgroup: u64::from(mini % 3),
+                uid: 0,
+                receive_queue,
+                send_queue,
+                info: info.map(|[sent, received, acked]| TcpInfo {
+                    last_data_sent_ms: sent,
+                    last_data_recv_ms: received,
+                    last_ack_recv_ms: acked,
+                    bytes_acked: u64::MAX,
+                    bytes_received: u64::MAX,
+                }),
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn no_detector_panics(
+            sockets in prop::collection::vec(socket(), 0..30),
+            times in any::<[u64; 4]>(),
+            closings in prop::collection::vec((0_usize..6, prop_oneof![0..SECOND, any::<u64>()], any::<u64>()), 0..30),
+            numbers in prop::array::uniform6(prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>()]),
+            usage in 0.0_f64..1.0,
+        ) {
+            let mut tracker = Tracker::new(Limits::default());
+            let snapshot = Snapshot {
+                started_ns: times[0],
+                ended_ns: times[1],
+                complete_netns: vec![1],
+                sockets: sockets.clone(),
+            };
+            tracker.merge(&snapshot, MergeKind::StartUp, &|_| None, &mut Effects::default());
+            let mut tally = Tally::default();
+            for (kind, ns, count) in closings {
+                let closings = [
+                    Closing::Active, Closing::Refused, Closing::TimedOut, Closing::ResetSent, Closing::NoLocalPort,
+                    Closing::Aborted,
+                ];
+                tally.count(&Connection {
+                    spans: vec![Span { state: State(kind as u8), ns, certainty: Certainty::Unknown }],
+                    ended_ns: Some(ns),
+                    bytes_in: Some(count),
+                    bytes_out: Some(count),
+                    file_left: Some(count % 4),
+                    error: Errno(count as u32),
+                    ..ended(closings[kind], CONNECTING)
+                });
+            }
+            let mut facts = facts(sockets);
+            (facts.now_ns, facts.window_ns) = (times[2], times[3]);
+            facts.descriptors.insert(10, DescriptorUsage { used: numbers[0], limit: Some(numbers[1]) });
+            let namespace = NamespaceFacts {
+                mini_sockets: Some(numbers[2]),
+                time_wait_max: Some(numbers[3]),
+                ports: PortSettings { range: PortRange { first: 9, last: 9 }, ..PortSettings::default() },
+                counters: NamespaceCounters { time_wait_overflows: numbers[4], listen_overflows: numbers[5] },
+            };
+            facts.namespaces.insert(1, namespace);
+            let thresholds = Thresholds { close_wait_age_ns: numbers[5], port_usage: usage };
+            for finding in detect(&tracker, &tally, &facts, &thresholds) {
+                prop_assert!(!finding.title.is_empty() && !finding.remedy.is_empty());
+                prop_assert!(finding.growth_per_min.is_none_or(f64::is_finite));
+            }
+        }
+    }
 }
 
 #[test]

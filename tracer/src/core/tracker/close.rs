@@ -2,7 +2,7 @@
 
 use super::entry::Entry;
 use crate::core::{
-    connection::{AfterClose, Closing},
+    connection::{AfterClose, Closing, ResetCause},
     state::State,
     transition::{Context, Errno, Transition},
 };
@@ -18,6 +18,10 @@ pub(super) struct Close {
     context: Context,
     /// Whether the peer's FIN had arrived; `None` when the kernel's memory could not be read.
     pub(super) fin_received: Option<bool>,
+    linger: bool,
+    orphaned: bool,
+    /// Inode of the file that still referred to the socket when it closed by itself.
+    pub(super) file_left: Option<u64>,
     /// The transition was seen.
     seen: bool,
     pub(super) reset_sent: bool,
@@ -31,6 +35,14 @@ impl Close {
             error: transition.error(),
             context: transition.context,
             fin_received: transition.details.map(|details| details.fin_received),
+            linger: transition.details.is_some_and(|details| details.linger),
+            orphaned: transition.details.is_some_and(|details| details.orphaned),
+            file_left: transition
+                .details
+                // A close() of the program's own leaves no error; everything else leaves it its descriptor.
+                .filter(|details| details.inode != 0)
+                .filter(|details| transition.context != Context::Process || details.error != Errno::NONE)
+                .map(|details| details.inode),
             seen: true,
             reset_sent: false,
         }
@@ -43,6 +55,9 @@ impl Close {
             error: Errno::NONE,
             context: Context::Unknown,
             fin_received: matches!(from, State::CLOSE_WAIT | State::LAST_ACK | State::CLOSING).then_some(true),
+            linger: false,
+            orphaned: false,
+            file_left: None,
             seen: false,
             reset_sent: false,
         }
@@ -93,6 +108,17 @@ impl Close {
             (Closing::Active, State::FIN_WAIT2, None) => AfterClose::Unknown,
             _ => AfterClose::None,
         }
+    }
+
+    pub(super) fn reset_cause(&self, entry: &Entry) -> Option<ResetCause> {
+        let closed_by_us = self.context == Context::Process;
+        (self.closing(entry) == Closing::ResetSent).then_some(match self.from {
+            _ if self.orphaned && self.error != Errno::NONE => ResetCause::DataAfterClose,
+            _ if closed_by_us && self.linger => ResetCause::Linger,
+            State::ESTABLISHED | State::CLOSE_WAIT if closed_by_us => ResetCause::UnreadData,
+            State::ESTABLISHED | State::CLOSE_WAIT if entry.inode == 0 => ResetCause::ListenerClosed,
+            _ => ResetCause::Unknown,
+        })
     }
 
     /// Whether our FIN was acknowledged, and so counts in `bytes_acked`.

@@ -197,6 +197,11 @@ impl Entry {
         self.process.map(|(pid, comm, source)| Process { pid, comm, source })
     }
 
+    /// When it opened, if that was seen.
+    pub(super) fn opened_ns(&self) -> Option<u64> {
+        self.opened_known.then_some(self.opened_ns)
+    }
+
     /// The record of an ended connection, or of an open one as of `now_ns`.
     pub(super) fn to_connection(&self, now_ns: u64) -> Connection {
         let mut spans = self.spans.to_vec();
@@ -217,11 +222,13 @@ impl Entry {
         Connection {
             socket: self.socket,
             tuple: self.tuple,
-            opened_ns: self.opened_known.then_some(self.opened_ns),
+            opened_ns: self.opened_ns(),
             ended_ns: close.map(|close| close.mono_ns),
             opening: self.opening,
             closing: close.map(|close| close.closing(self)),
             error: close.map_or(Errno::NONE, |close| close.error),
+            reset_cause: close.and_then(|close| close.reset_cause(self)),
+            file_left: close.and_then(|close| close.file_left),
             after_close: close.map_or(AfterClose::None, |close| close.after(self)),
             spans,
             bytes_in: self.counters_known.then(|| self.bytes_received.saturating_sub(u64::from(fin_received))),

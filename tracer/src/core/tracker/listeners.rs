@@ -1,6 +1,8 @@
 //! The listening sockets: a passive connection is made by the kernel, in nobody's context, so its listener's owner is
 //! the first that is known of whose it is.
 
+use std::collections::VecDeque;
+
 use rustc_hash::FxHashMap;
 
 use crate::core::{
@@ -8,6 +10,22 @@ use crate::core::{
     endpoint::{Endpoint, Tuple},
     transition::SocketKey,
 };
+
+/// A listener that has closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GoneListener {
+    /// Its network namespace.
+    pub netns: u32,
+    /// Where it listened.
+    pub local: Endpoint,
+    /// Whose it was.
+    pub process: Option<Process>,
+    /// When it closed, CLOCK_MONOTONIC ns.
+    pub gone_ns: u64,
+}
+
+/// How many of those are remembered: the latest.
+const GONE: usize = 1_000;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Listener {
@@ -25,9 +43,29 @@ pub(super) struct Listener {
 pub(super) struct Listeners {
     by_key: FxHashMap<SocketKey, (u32, u16)>,
     by_port: FxHashMap<(u32, u16), Vec<(SocketKey, Listener)>>,
+    gone: VecDeque<GoneListener>,
 }
 
 impl Listeners {
+    /// One has closed, at `local` as far as the event knew.
+    pub(super) fn close(&mut self, key: SocketKey, tuple: &Tuple, closer: Option<Process>, gone_ns: u64) {
+        let known = self.remove(key);
+        let local = known.map_or(tuple.local, |known| known.local);
+        if local.port == 0 {
+            return;
+        }
+        if self.gone.len() >= GONE {
+            self.gone.pop_front();
+        }
+        let process = closer.or_else(|| known.and_then(|known| known.process));
+        self.gone.push_back(GoneListener { netns: tuple.netns, local, process, gone_ns });
+    }
+
+    /// The listeners that have closed, the latest last.
+    pub(super) fn gone(&self) -> impl Iterator<Item = &GoneListener> {
+        self.gone.iter()
+    }
+
     pub(super) fn add(&mut self, key: SocketKey, tuple: &Tuple, process: Option<Process>, inode: u64, heard_ns: u64) {
         let process = process.map(|process| Process { source: ProcessSource::Listener, ..process });
         let kept = self.remove(key).and_then(|known| known.process);
@@ -111,6 +149,7 @@ impl Listeners {
     pub(super) fn len(&self) -> usize {
         self.by_key.len()
     }
+
     /// Whether both ways to find a listener lead to the same ones, and to nothing else.
     #[cfg(test)]
     pub(super) fn is_consistent(&self) -> bool {

@@ -18,6 +18,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
+pub use listeners::GoneListener;
 pub use merge::MergeKind;
 
 use std::collections::VecDeque;
@@ -266,6 +267,29 @@ impl Tracker {
         self.listeners.len()
     }
 
+    /// The listeners that have closed, the latest last.
+    pub fn gone_listeners(&self) -> impl Iterator<Item = &GoneListener> {
+        self.listeners.gone()
+    }
+
+    /// The open connection of a socket, as of `now_ns`.
+    #[must_use]
+    pub fn find(&self, cookie: u64, now_ns: u64) -> Option<Connection> {
+        let entry = self.entry_of(cookie)?;
+        entry.close.is_none().then(|| entry.to_connection(now_ns))
+    }
+
+    /// When the connection of a socket opened, CLOCK_MONOTONIC ns; `None` when that was not seen.
+    #[must_use]
+    pub fn opened_ns(&self, cookie: u64) -> Option<u64> {
+        self.entry_of(cookie)?.opened_ns()
+    }
+
+    fn entry_of(&self, cookie: u64) -> Option<&Entry> {
+        let index = self.by_key.get(&SocketId::from_cookie(cookie).key())?;
+        self.entries.get(*index)
+    }
+
     /// The mini-sockets that should exist.
     #[must_use]
     pub fn mini_sockets(&self) -> &MiniSockets {
@@ -317,13 +341,14 @@ impl Tracker {
     }
 
     fn unlisten(&mut self, key: SocketKey, transition: &Transition) -> Annotation {
-        self.listeners.remove(key);
+        let closer = transition.owner().map(|task| process_of(task, ProcessSource::Closer));
         // It may have begun to listen before it had a cookie.
-        self.listeners.remove(transition.socket.address_key());
+        let known = if self.listeners.contains(key) { key } else { transition.socket.address_key() };
+        self.listeners.close(known, &transition.tuple, closer, transition.mono_ns);
         if let Some(closed) = &mut self.closed_meanwhile {
             closed.keys.insert(key);
         }
-        annotate_listener(transition, transition.owner().map(|task| process_of(task, ProcessSource::Closer)))
+        annotate_listener(transition, closer)
     }
 
     /// A connection's first transition.
@@ -521,8 +546,7 @@ impl Tracker {
         // Of more than a minute, what exceeds it is spent twice: as a full socket, then as a mini-socket
         // (tcp_keepalive_timer(), net/ipv4/tcp_timer.c).
         let fin_timeout_ns = self.limits.fin_timeout_ns;
-        let fin_wait2_ns =
-            if fin_timeout_ns > TIME_WAIT_NS { fin_timeout_ns - TIME_WAIT_NS } else { fin_timeout_ns };
+        let fin_wait2_ns = if fin_timeout_ns > TIME_WAIT_NS { fin_timeout_ns - TIME_WAIT_NS } else { fin_timeout_ns };
         self.minis.add(tuple, after, close.mono_ns, fin_wait2_ns, process);
         self.closing.push_back((self.now_ns.saturating_add(RESET_GRACE_NS), key));
         if let Some(closed) = &mut self.closed_meanwhile {

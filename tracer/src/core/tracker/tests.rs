@@ -58,6 +58,7 @@ fn details() -> Details {
         fin_received: false,
         orphaned: false,
         send_shutdown: false,
+        linger: false,
         mptcp: false,
         inode: 0,
         cgroup: 0,

@@ -2,7 +2,7 @@
 
 use tracer_ebpf::{
     ABSENT, FLAG_LOCK_OWNED, FLAG_MPTCP, KIND_RESET_RECEIVED, KIND_RESET_SENT, KIND_TRANSITION, Layout, Record,
-    SEND_SHUTDOWN, SOCK_DEAD, SOCK_DONE,
+    SEND_SHUTDOWN, SOCK_DEAD, SOCK_DONE, SOCK_LINGER,
 };
 
 use crate::core::{
@@ -61,6 +61,7 @@ fn transition(record: &Record, known: Known, socket: SocketId, tuple: Tuple) -> 
         fin_received: record.sk_flags & SOCK_DONE != 0,
         orphaned: record.sk_flags & SOCK_DEAD != 0,
         send_shutdown: record.shutdown & SEND_SHUTDOWN != 0,
+        linger: record.sk_flags & SOCK_LINGER != 0,
         mptcp: record.flags & FLAG_MPTCP != 0,
         inode: record.inode,
         cgroup: record.cgroup,

@@ -64,10 +64,10 @@ pub(super) fn detect(tracker: &Tracker, tally: &Tally, facts: &Facts, thresholds
     let mut uses: Vec<_> = uses.into_iter().collect();
     uses.sort_unstable_by_key(|(destination, _)| *destination);
     let available: FxHashMap<u32, u64> =
-        facts.ports.iter().map(|(netns, settings)| (*netns, settings.available())).collect();
+        facts.namespaces.iter().map(|(netns, facts)| (*netns, facts.ports.available())).collect();
     uses.into_iter()
         .filter_map(|(destination, usage)| {
-            let settings = facts.ports.get(&destination.netns)?;
+            let settings = &facts.namespaces.get(&destination.netns)?.ports;
             let available = available.get(&destination.netns).copied()?.max(1);
             let failed = tally.no_local_port.get(&(destination.netns, destination.remote)).copied().unwrap_or(0);
             let share = usage.ports() as f64 / available as f64;
@@ -139,15 +139,6 @@ fn finding(destination: Destination, usage: &Use, ports: &Ports<'_>, facts: &Fac
         usage.closers.values().max_by_key(|(process, count)| (*count, process.pid)).map(|(process, _)| *process);
     let percent = (ports.share * 100.0).round();
     Finding {
-        kind: Kind::TimeWaitPorts,
-        severity,
-        title: format!(
-            "{} → {}: {} of {} local ports in use ({percent} %)",
-            destination.local,
-            destination.remote,
-            usage.ports(),
-            ports.available
-        ),
         process,
         local: (!destination.local.is_unspecified()).then_some(Endpoint { address: destination.local, port: 0 }),
         remote: Some(destination.remote),
@@ -157,10 +148,20 @@ fn finding(destination: Destination, usage: &Use, ports: &Ports<'_>, facts: &Fac
         oldest_certainty: Certainty::Exact,
         growth_per_min: rate.map(|rate| rate * 60.0),
         eta_s,
-        cause: None,
         evidence: evidence(usage, ports, rate),
         remedy: remedy(ports.settings),
         sockets: usage.sample.clone(),
+        ..Finding::new(
+            Kind::TimeWaitPorts,
+            severity,
+            format!(
+                "{} → {}: {} of {} local ports in use ({percent} %)",
+                destination.local,
+                destination.remote,
+                usage.ports(),
+                ports.available
+            ),
+        )
     }
 }
 

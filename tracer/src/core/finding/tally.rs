@@ -1,0 +1,214 @@
+//! What has to be counted while connections end, because afterwards they are gone.
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+
+use crate::core::{
+    connection::{Closing, Connection, Opening, Process, ResetCause},
+    endpoint::{Address, Endpoint, Tuple},
+    transition::Errno,
+};
+
+/// Different things that each table counts at most; what comes later is left out.
+const CAPACITY: usize = 20_000;
+
+/// A connection shorter than this could have been a request on one that is kept alive.
+const SHORT_NS: u64 = 1_000_000_000;
+
+/// Connects that failed, told apart by these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Failure {
+    pub(super) netns: u32,
+    pub(super) remote: Endpoint,
+    pub(super) pid: u32,
+}
+
+/// What became of the connects of one process to one destination.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Connects {
+    pub(super) process: Option<Process>,
+    pub(super) cgroup: u64,
+    pub(super) attempts: u64,
+    pub(super) refused: u64,
+    pub(super) timed_out: u64,
+    /// Given up with an error of the network (unreachable …).
+    pub(super) other: FxHashMap<u32, u64>,
+}
+
+impl Connects {
+    pub(super) fn failed(&self) -> u64 {
+        self.refused + self.timed_out + self.other.values().sum::<u64>()
+    }
+}
+
+/// Resets, told apart by these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct ResetKind {
+    pub(super) netns: u32,
+    pub(super) pid: u32,
+    /// Sent by this host, for this reason; `None`: by the peer.
+    pub(super) cause: Option<ResetCause>,
+    /// Killed by another process (SOCK_DESTROY).
+    pub(super) killed: bool,
+}
+
+/// Connections that ended in a RST.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Resets {
+    pub(super) process: Option<Process>,
+    pub(super) cgroup: u64,
+    pub(super) count: u64,
+    /// A sample of their ends.
+    pub(super) sample: Vec<Tuple>,
+}
+
+/// Two ends that connect again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Pair {
+    pub(super) netns: u32,
+    pub(super) local: Address,
+    pub(super) remote: Endpoint,
+    pub(super) pid: u32,
+}
+
+/// Their short connections.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Short {
+    pub(super) process: Option<Process>,
+    pub(super) cgroup: u64,
+    pub(super) count: u64,
+    pub(super) duration_ns: u64,
+    pub(super) bytes: u64,
+}
+
+/// A connection that closed by itself while the program still had it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileLeft {
+    pub(super) inode: u64,
+    pub(super) cookie: u64,
+    pub(super) tuple: Tuple,
+    pub(super) process: Option<Process>,
+    pub(super) cgroup: u64,
+    pub(super) closed_ns: u64,
+    pub(super) closing: Closing,
+}
+
+/// What is counted.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// connect() calls that found no free local port, by namespace and destination.
+    pub(super) no_local_port: FxHashMap<(u32, Endpoint), u64>,
+    pub(super) connects: FxHashMap<Failure, Connects>,
+    pub(super) resets: FxHashMap<ResetKind, Resets>,
+    /// Connections that ended, by namespace and process.
+    pub(super) ended: FxHashMap<(u32, u32), u64>,
+    pub(super) short: FxHashMap<Pair, Short>,
+    /// The latest ones.
+    pub(super) files_left: VecDeque<FileLeft>,
+}
+
+impl Tally {
+    /// Takes an ended connection in.
+    pub fn count(&mut self, connection: &Connection) {
+        let Connection { tuple, process, cgroup, .. } = connection;
+        let pid = process.map_or(0, |process| process.pid);
+        if let Some(ended) = place(&mut self.ended, (tuple.netns, pid)) {
+            *ended += 1;
+        }
+        self.count_connect(connection, pid);
+        self.count_reset(connection, pid);
+        let short = connection.opening == Opening::Active
+            && connection.closing == Some(Closing::Active)
+            && connection.duration_ns() < SHORT_NS;
+        let pair = Pair { netns: tuple.netns, local: tuple.local.address, remote: tuple.remote, pid };
+        if short && let Some(short) = place(&mut self.short, pair) {
+            (short.process, short.cgroup) = (*process, *cgroup);
+            short.count += 1;
+            short.duration_ns += connection.duration_ns();
+            let bytes = connection.bytes_in.unwrap_or(0).saturating_add(connection.bytes_out.unwrap_or(0));
+            short.bytes = short.bytes.saturating_add(bytes);
+        }
+        if let (Some(inode), Some(closed_ns), Some(closing)) =
+            (connection.file_left, connection.ended_ns, connection.closing)
+        {
+            if self.files_left.len() >= CAPACITY {
+                self.files_left.pop_front();
+            }
+            self.files_left.push_back(FileLeft {
+                inode,
+                cookie: connection.socket.cookie,
+                tuple: *tuple,
+                process: *process,
+                cgroup: *cgroup,
+                closed_ns,
+                closing,
+            });
+        }
+    }
+
+    fn count_connect(&mut self, connection: &Connection, pid: u32) {
+        if !matches!(connection.opening, Opening::Active) {
+            return;
+        }
+        let Tuple { netns, remote, .. } = connection.tuple;
+        if connection.closing == Some(Closing::NoLocalPort) {
+            if let Some(failed) = place(&mut self.no_local_port, (netns, remote)) {
+                *failed += 1;
+            }
+            return;
+        }
+        let Some(connects) = place(&mut self.connects, Failure { netns, remote, pid }) else {
+            return;
+        };
+        (connects.process, connects.cgroup) = (connection.process, connection.cgroup);
+        connects.attempts += 1;
+        // Once it was established, it is no connect that failed.
+        let established = connection.spans.len() > 1;
+        match connection.closing {
+            _ if established => {}
+            Some(Closing::Refused) => connects.refused += 1,
+            Some(Closing::TimedOut) => connects.timed_out += 1,
+            Some(Closing::Aborted) if connection.error != Errno::NONE => {
+                *connects.other.entry(connection.error.0).or_default() += 1;
+            }
+            _ => {}
+        }
+    }
+
+    fn count_reset(&mut self, connection: &Connection, pid: u32) {
+        let (cause, killed) = match connection.closing {
+            Some(Closing::ResetReceived) => (None, false),
+            Some(Closing::ResetSent) => (Some(connection.reset_cause.unwrap_or(ResetCause::Unknown)), false),
+            Some(Closing::Killed) => (None, true),
+            _ => return,
+        };
+        let kind = ResetKind { netns: connection.tuple.netns, pid, cause, killed };
+        if let Some(resets) = place(&mut self.resets, kind) {
+            (resets.process, resets.cgroup) = (connection.process, connection.cgroup);
+            resets.count += 1;
+            if resets.sample.len() < super::SAMPLE {
+                resets.sample.push(connection.tuple);
+            }
+        }
+    }
+
+    /// The cgroups of all that was counted.
+    pub fn cgroups(&self) -> impl Iterator<Item = u64> + '_ {
+        let connects = self.connects.values().map(|connects| connects.cgroup);
+        let resets = self.resets.values().map(|resets| resets.cgroup);
+        let short = self.short.values().map(|short| short.cgroup);
+        let left = self.files_left.iter().map(|left| left.cgroup);
+        connects.chain(resets).chain(short).chain(left)
+    }
+
+    /// The inodes of files that were left behind: whoever still holds them holds a socket that no list shows.
+    pub fn inodes_left(&self) -> impl Iterator<Item = u64> + '_ {
+        self.files_left.iter().map(|left| left.inode)
+    }
+}
+
+/// The counter for a key, unless the table is full.
+fn place<K: Eq + std::hash::Hash, V: Default>(table: &mut FxHashMap<K, V>, key: K) -> Option<&mut V> {
+    (table.len() < CAPACITY || table.contains_key(&key)).then(|| table.entry(key).or_default())
+}

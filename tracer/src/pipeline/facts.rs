@@ -1,0 +1,117 @@
+//! Samples what the findings need besides the tracker: sockets, their holders, settings and counters.
+
+use anyhow::{Context, Result};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::{
+    core::{
+        filter::{SocketFilter, Verdict},
+        finding::{Facts, Holder, NamespaceCounters, NamespaceFacts, Tally},
+        snapshot::{Snapshot, Socket, SocketKind},
+        state::State,
+    },
+    source::{
+        cgroups::Cgroups,
+        netns::Namespace,
+        owners::{self, Owners},
+        sock_diag::{self, Wanted},
+        sysctl,
+    },
+};
+
+/// The counters of each namespace at the beginning.
+pub(super) struct Baseline(FxHashMap<u32, NamespaceCounters>);
+
+impl Baseline {
+    pub(super) fn read(namespaces: &[Namespace]) -> Self {
+        let counters = |namespace: &Namespace| Some((namespace.inum, namespace.enter(sysctl::counters).ok()?));
+        Self(namespaces.iter().filter_map(counters).collect())
+    }
+
+    /// Of a namespace that came later everything counts; with no window nothing has moved.
+    fn moved(&self, netns: u32, now: NamespaceCounters, window_ns: u64) -> NamespaceCounters {
+        if window_ns == 0 {
+            NamespaceCounters::default()
+        } else {
+            now.since(self.0.get(&netns).copied().unwrap_or_default())
+        }
+    }
+}
+
+/// What was watched before the sample is taken.
+pub(super) struct Watched<'a> {
+    pub(super) namespaces: &'a [Namespace],
+    pub(super) tally: &'a Tally,
+    pub(super) baseline: &'a Baseline,
+    pub(super) window_ns: u64,
+}
+
+/// Dumps all sockets that the filter lets pass.
+pub(super) fn dump(filter: &SocketFilter, namespaces: &[Namespace]) -> Result<Snapshot> {
+    let mut snapshot = sock_diag::dump(namespaces, Wanted::ALL).context("cannot look for stuck sockets")?;
+    snapshot
+        .sockets
+        .retain(|socket| socket.state == State::LISTEN || filter.verdict(&socket.tuple, socket.state) != Verdict::No);
+    Ok(snapshot)
+}
+
+/// Takes the sample; `snapshot` is a dump of just now.
+pub(super) fn sample(watched: &Watched<'_>, snapshot: Snapshot) -> Facts {
+    let mut sockets = snapshot.sockets;
+    sockets.retain(|socket| socket.kind == SocketKind::Full);
+    let suspects: FxHashSet<u64> = sockets
+        .iter()
+        .filter(|socket| is_suspect(socket))
+        .map(|socket| socket.inode)
+        .chain(watched.tally.inodes_left())
+        .filter(|inode| *inode != 0)
+        .collect();
+    // The scan costs a system call for each descriptor of the host.
+    let owners = if suspects.is_empty() { Owners::default() } else { Owners::scan() };
+    let holders: FxHashMap<u64, Vec<Holder>> = suspects
+        .into_iter()
+        .map(|inode| (inode, owners.of(inode).to_vec()))
+        .filter(|(_, holders)| !holders.is_empty())
+        .collect();
+    let pids: FxHashSet<u32> = holders.values().flatten().map(|holder| holder.pid).collect();
+    let mut cgroups = Cgroups::new();
+    let ids: FxHashSet<u64> = sockets.iter().map(|socket| socket.cgroup).chain(watched.tally.cgroups()).collect();
+    Facts {
+        now_ns: snapshot.ended_ns,
+        window_ns: watched.window_ns,
+        descriptors: pids
+            .into_iter()
+            .filter_map(|pid| owners::descriptor_usage(pid).map(|usage| (pid, usage)))
+            .collect(),
+        namespaces: watched.namespaces.iter().filter_map(|namespace| namespace_facts(watched, namespace)).collect(),
+        cgroups: ids.into_iter().filter_map(|id| cgroups.name(id).map(|path| (id, path))).collect(),
+        unreadable_processes: owners.denied,
+        holders,
+        sockets,
+    }
+}
+
+/// Whether a finding may want to know who holds this socket.
+fn is_suspect(socket: &Socket) -> bool {
+    match socket.state {
+        State::CLOSE_WAIT | State::FIN_WAIT1 | State::FIN_WAIT2 | State::LAST_ACK => true,
+        State::LISTEN => socket.receive_queue > 0,
+        _ => false,
+    }
+}
+
+fn namespace_facts(watched: &Watched<'_>, namespace: &Namespace) -> Option<(u32, NamespaceFacts)> {
+    let (facts, counters) = namespace
+        .enter(|| {
+            let facts = NamespaceFacts {
+                ports: sysctl::port_settings(),
+                mini_sockets: sysctl::mini_socket_count(),
+                time_wait_max: sysctl::time_wait_max(),
+                counters: NamespaceCounters::default(),
+            };
+            (facts, sysctl::counters())
+        })
+        .ok()?;
+    let counters = watched.baseline.moved(namespace.inum, counters, watched.window_ns);
+    Some((namespace.inum, NamespaceFacts { counters, ..facts }))
+}
