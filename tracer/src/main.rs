@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Ok(status) => status,
         Err(error) if problem::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tracer: {}", problem::one_line(&error));
+            problem::tell(problem::one_line(&error));
             ExitCode::from(ERROR)
         }
     }
@@ -56,7 +56,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
 /// Help and version are printed as they are; a mistake becomes one line.
 fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
-        eprintln!("tracer: {}", problem::usage_line(&error.render().to_string()));
+        problem::tell(problem::usage_line(&error.render().to_string()));
         ExitCode::from(ERROR)
     } else {
         // Whoever closed the pipe has seen enough of the help.

@@ -1,6 +1,14 @@
 //! How problems are told: one line that names what failed and what to do.
 
-use std::io;
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
+
+/// Tells something on stderr that is not part of the output. Where stderr is closed there is nobody to tell.
+pub fn tell(message: impl Display) {
+    let _ = writeln!(io::stderr(), "tracer: {message}");
+}
 
 /// Whether the reader of our output has gone, which is no problem at all.
 #[must_use]

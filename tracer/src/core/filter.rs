@@ -152,9 +152,20 @@ impl OwnerFilter {
     /// Whether a connection of this process and cgroup is wanted. As long as an owner is not known it is not.
     #[must_use]
     pub fn matches(&self, process: Option<&Process>, cgroup: u64) -> bool {
+        self.matches_process(process) && self.matches_cgroup(cgroup)
+    }
+
+    /// The condition on the process alone.
+    #[must_use]
+    pub fn matches_process(&self, process: Option<&Process>) -> bool {
         (self.pids.is_empty() || process.is_some_and(|process| self.pids.contains(&process.pid)))
             && (self.comms.is_empty() || process.is_some_and(|process| self.comms.contains(&process.comm.text())))
-            && (self.cgroups.is_empty() || self.cgroups.contains(&cgroup))
+    }
+
+    /// The condition on the cgroup alone.
+    #[must_use]
+    pub fn matches_cgroup(&self, cgroup: u64) -> bool {
+        self.cgroups.is_empty() || self.cgroups.contains(&cgroup)
     }
 }
 

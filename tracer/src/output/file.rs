@@ -23,11 +23,17 @@ pub struct Output {
 
 enum Target {
     Stdout(io::Stdout),
-    File { file: File, path: PathBuf, length: u64 },
+    /// `length` is `None` until the file is written to for the first time.
+    File {
+        file: File,
+        path: PathBuf,
+        length: Option<u64>,
+    },
 }
 
 impl Output {
-    /// Standard output for `None` and `-`, else a new file (an existing one is emptied) that only its owner may read.
+    /// Standard output for `None` and `-`, else a file, which only its owner may read when it is new. An existing one is
+    /// emptied when the first line is written or flushed: a run that cannot start leaves it as it was.
     pub fn open(path: Option<&Path>) -> Result<Self> {
         let to = match path {
             None => Target::Stdout(io::stdout()),
@@ -36,11 +42,11 @@ impl Output {
                 let file = OpenOptions::new()
                     .write(true)
                     .create(true)
-                    .truncate(true)
+                    .truncate(false)
                     .mode(0o600)
                     .open(path)
                     .with_context(|| format!("cannot write to {}", path.display()))?;
-                Target::File { file, path: path.to_owned(), length: 0 }
+                Target::File { file, path: path.to_owned(), length: None }
             }
         };
         Ok(Self { to, pending: Vec::with_capacity(CHUNK) })
@@ -48,9 +54,13 @@ impl Output {
 
     fn write_pending(&mut self) -> io::Result<()> {
         let result = match &mut self.to {
-            Target::Stdout(stdout) => stdout.write_all(&self.pending),
-            Target::File { file, path, length } => write_lines(file, &self.pending, length)
-                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+            Target::Stdout(stdout) => stdout
+                .write_all(&self.pending)
+                .and_then(|()| stdout.flush())
+                .map_err(|error| named(&"standard output", &error)),
+            Target::File { file, path, length } => {
+                write_lines(file, &self.pending, length).map_err(|error| named(&path.display(), &error))
+            }
         };
         // What could not be written now is not tried again: it would come in the middle of something.
         self.pending.clear();
@@ -59,17 +69,25 @@ impl Output {
 }
 
 /// Appends whole lines; on an error what was written of the last, incomplete one is taken back.
-fn write_lines(file: &mut File, lines: &[u8], length: &mut u64) -> io::Result<()> {
+fn write_lines(file: &mut File, lines: &[u8], length: &mut Option<u64>) -> io::Result<()> {
+    let start = match *length {
+        Some(length) => length,
+        None => {
+            // A pipe or a device cannot be emptied, and need not be.
+            let _ = file.set_len(0);
+            0
+        }
+    };
     let mut written = 0;
     while written < lines.len() {
         match file.write(&lines[written..]) {
-            Ok(0) => return give_up(file, &lines[..written], *length, io::ErrorKind::WriteZero.into()),
+            Ok(0) => return give_up(file, &lines[..written], start, io::ErrorKind::WriteZero.into()),
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return give_up(file, &lines[..written], *length, error),
+            Err(error) => return give_up(file, &lines[..written], start, error),
         }
     }
-    *length += lines.len() as u64;
+    *length = Some(start + lines.len() as u64);
     Ok(())
 }
 
@@ -93,12 +111,12 @@ impl Write for Output {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if !self.pending.is_empty() {
-            self.write_pending()?;
-        }
-        match &mut self.to {
-            Target::Stdout(stdout) => stdout.flush(),
-            Target::File { .. } => Ok(()),
-        }
+        let untouched = matches!(self.to, Target::File { length: None, .. });
+        if untouched || !self.pending.is_empty() { self.write_pending() } else { Ok(()) }
     }
+}
+
+/// The same error with the name of what could not be written.
+fn named(name: &dyn std::fmt::Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{name}: {error}"))
 }

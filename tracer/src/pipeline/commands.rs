@@ -22,6 +22,7 @@ use crate::{
         records::{ConnectionRecord, LogRecord},
         report::{self, LossRecord},
     },
+    problem::tell,
     source::{
         cgroups::Cgroups,
         clock::{WallClock, monotonic_ns},
@@ -65,8 +66,10 @@ pub fn connections(config: &Stream) -> Result<()> {
 /// `tracer diagnose`; the findings, for the exit status.
 pub fn diagnose(config: &Diagnose) -> Result<Vec<Finding>> {
     let mut output = Output::open(config.output.as_deref())?;
-    let Judged { findings, loss, window_ns } =
+    let Judged { mut findings, loss, window_ns } =
         if config.snapshot { judge_now(config)? } else { watch_and_judge(config)? };
+    let owner = &config.trace.filters.owner;
+    findings.retain(|finding| owner.matches_process(finding.process.as_ref()));
     if config.json {
         report::write_json(&mut output, window_ns, loss, &findings)?;
     } else {
@@ -88,14 +91,14 @@ struct Judged {
 fn watch_and_judge(config: &Diagnose) -> Result<Judged> {
     if std::io::stderr().is_terminal() {
         let duration = config.trace.duration.unwrap_or_default();
-        eprintln!("tracer: watching for {}; Ctrl-C reports at once", humantime::format_duration(duration));
+        tell(format_args!("watching for {}; Ctrl-C reports at once", humantime::format_duration(duration)));
     }
     let filter = &config.trace.filters.socket;
     let baseline = Baseline::read(&live::namespaces(&filter.netns)?);
     let mut view = DiagnoseView::default();
     let Finished { tracker, namespaces, loss, window_ns } = live::run(&config.trace, &mut view)?;
     let watched = Watched { namespaces: &namespaces, tally: &view.tally, baseline: &baseline, window_ns };
-    let facts = facts::sample(&watched, facts::dump(filter, &namespaces)?);
+    let facts = facts::sample(&watched, facts::dump(&config.trace.filters, &namespaces)?);
     let findings = finding::detect(&tracker, &view.tally, &facts, &config.thresholds);
     Ok(Judged { findings, loss, window_ns })
 }
@@ -104,7 +107,7 @@ fn watch_and_judge(config: &Diagnose) -> Result<Judged> {
 fn judge_now(config: &Diagnose) -> Result<Judged> {
     let filter = &config.trace.filters.socket;
     let namespaces = live::namespaces(&filter.netns)?;
-    let snapshot = facts::dump(filter, &namespaces)?;
+    let snapshot = facts::dump(&config.trace.filters, &namespaces)?;
     let mut tracker = Tracker::new(Limits { max_connections: config.trace.max_connections, ..Limits::default() });
     tracker.merge(&snapshot, MergeKind::StartUp, &|_| None, &mut Effects::default());
     let (tally, baseline) = (Tally::default(), Baseline::read(&[]));

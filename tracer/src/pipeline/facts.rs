@@ -4,8 +4,9 @@ use anyhow::{Context, Result};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
+    config::Filters,
     core::{
-        filter::{SocketFilter, Verdict},
+        filter::Verdict,
         finding::{Facts, Holder, NamespaceCounters, NamespaceFacts, Tally},
         snapshot::{Snapshot, Socket, SocketKind},
         state::State,
@@ -46,12 +47,14 @@ pub(super) struct Watched<'a> {
     pub(super) window_ns: u64,
 }
 
-/// Dumps all sockets that the filter lets pass.
-pub(super) fn dump(filter: &SocketFilter, namespaces: &[Namespace]) -> Result<Snapshot> {
+/// Dumps all sockets that the filters let pass.
+pub(super) fn dump(filters: &Filters, namespaces: &[Namespace]) -> Result<Snapshot> {
     let mut snapshot = sock_diag::dump(namespaces, Wanted::ALL).context("cannot look for stuck sockets")?;
-    snapshot
-        .sockets
-        .retain(|socket| socket.state == State::LISTEN || filter.verdict(&socket.tuple, socket.state) != Verdict::No);
+    snapshot.sockets.retain(|socket| {
+        let is_full = socket.kind == SocketKind::Full;
+        filters.socket.verdict(&socket.tuple, socket.state) != Verdict::No
+            && (!is_full || filters.owner.matches_cgroup(socket.cgroup))
+    });
     Ok(snapshot)
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
@@ -22,10 +22,10 @@ use crate::{
     },
     output::report::LossRecord,
     pipeline::held::Gate,
-    problem::one_line,
+    problem::{one_line, tell},
     source::{
         clock::monotonic_ns,
-        kernel::{self, Kernel, Loss, Options},
+        kernel::{self, Kernel, Loss, Options, VMLINUX_BTF},
         netns::{self, Namespace},
         owners::Owners,
         sock_diag::{self, Wanted},
@@ -155,12 +155,16 @@ impl<'a> Live<'a> {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         let mut kernel = Kernel::attach(&options)?;
+        if !kernel.has_details() && !self.trace.filters.owner.cgroups.is_empty() {
+            bail!("--cgroup needs the kernel's type information ({VMLINUX_BTF}), which is not there");
+        }
         for note in kernel.notes() {
-            eprintln!("tracer: {note}");
+            tell(note);
         }
         self.started_ns = monotonic_ns();
         self.begin_snapshot(MergeKind::StartUp);
-        let until = self.trace.duration.map(|duration| Instant::now() + duration);
+        // A duration that no clock can add is none at all.
+        let until = self.trace.duration.and_then(|duration| Instant::now().checked_add(duration));
         let mut drain = ticks(DRAIN_EVERY);
         let mut check_loss = ticks(CHECK_LOSS_EVERY);
         let mut check_minis = ticks(CHECK_MINIS_EVERY);
@@ -298,7 +302,7 @@ impl<'a> Live<'a> {
             }
             Err(error) => {
                 self.tracker.snapshot_failed();
-                eprintln!("tracer: {}: connections that were there before are not known", one_line(&error));
+                tell(format_args!("{}: connections that were there before are not known", one_line(&error)));
             }
         }
         if std::mem::take(&mut self.resync_wanted) {
@@ -326,10 +330,10 @@ impl<'a> Live<'a> {
         let evicted = self.tracker.counts().evicted;
         if evicted > 0 && !self.evicted_told {
             self.evicted_told = true;
-            eprintln!(
-                "tracer: more than {} connections: the oldest are let go (--max-connections)",
+            tell(format_args!(
+                "more than {} connections: some are let go (--max-connections)",
                 self.trace.max_connections
-            );
+            ));
         }
         Ok(())
     }
@@ -339,7 +343,7 @@ impl<'a> Live<'a> {
         let loss = kernel.loss()?;
         let dropped = loss.dropped - self.last_loss.dropped;
         if dropped > 0 {
-            eprintln!("tracer: {dropped} transitions dropped, the ring buffer was full: try a larger --buffer");
+            tell(format_args!("{dropped} transitions dropped, the ring buffer was full: try a larger --buffer"));
         }
         let lost = dropped > 0 || loss.missed != self.last_loss.missed;
         self.last_loss = loss;

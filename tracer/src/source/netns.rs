@@ -89,7 +89,12 @@ pub fn parse(text: &str) -> Result<u32> {
 
 fn inum_of(path: &Path) -> Result<u32> {
     let metadata = fs::metadata(path).with_context(|| format!("no network namespace at {}", path.display()))?;
-    u32::try_from(metadata.ino()).with_context(|| format!("{} is no network namespace", path.display()))
+    // All files of namespaces are on one pseudo file system (nsfs).
+    let is_namespace = fs::metadata(OWN).is_ok_and(|own| own.dev() == metadata.dev());
+    match u32::try_from(metadata.ino()) {
+        Ok(inum) if is_namespace => Ok(inum),
+        _ => bail!("{} is no network namespace", path.display()),
+    }
 }
 
 fn process_namespaces() -> Vec<PathBuf> {
@@ -128,5 +133,7 @@ mod tests {
         let error = parse("no-such-namespace").expect_err("no such namespace");
         assert!(format!("{error:#}").contains("/run/netns/no-such-namespace"));
         assert!(parse("pid:x").is_err());
+        let error = parse("/proc/self/status").expect_err("no namespace");
+        assert!(error.to_string().contains("/proc/self/status is no network namespace"));
     }
 }

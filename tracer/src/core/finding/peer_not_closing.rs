@@ -34,7 +34,13 @@ pub(super) fn detect(tracker: &Tracker, facts: &Facts, thresholds: &Thresholds) 
             let seen = known.as_ref().is_some_and(|connection| connection.spans.len() > 1 && !connection.gap);
             (span.ns.max(socket.at_least_in_state_ns()), if seen { Certainty::Exact } else { Certainty::AtLeast })
         });
-        if age_ns >= thresholds.close_wait_age_ns {
+        // A half-close on which the peer still sends is at work.
+        let is_half_close = socket.state == State::FIN_WAIT2;
+        let quiet_ns = socket
+            .info
+            .filter(|_| is_half_close)
+            .map_or(u64::MAX, |info| u64::from(info.last_data_recv_ms) * 1_000_000);
+        if age_ns.min(quiet_ns) >= thresholds.close_wait_age_ns {
             let process = holder_of(facts, socket.inode).or_else(|| known.and_then(|connection| connection.process));
             let pid = process.map_or(0, |process| process.pid);
             let group = groups.entry((socket.tuple.netns, pid, socket.state)).or_default();

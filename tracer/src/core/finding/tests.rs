@@ -300,7 +300,8 @@ fn what_was_never_accepted_is_its_listeners() {
 #[test]
 fn a_peer_that_does_not_close_is_told_when_it_lasts() {
     let mut tracker = Tracker::new(Limits::default());
-    let waiting = Socket { state: State::FIN_WAIT2, ..stuck(1) };
+    let info = TcpInfo { last_data_recv_ms: 61_000, ..TcpInfo::default() };
+    let waiting = Socket { state: State::FIN_WAIT2, info: Some(info), ..stuck(1) };
     let snapshot = Snapshot {
         started_ns: NOW - 61 * SECOND,
         ended_ns: NOW - 61 * SECOND,
@@ -312,6 +313,9 @@ fn a_peer_that_does_not_close_is_told_when_it_lasts() {
     assert_eq!((found[0].kind, found[0].count), (Kind::PeerNotClosing, 1));
     assert_eq!((found[0].oldest_ns, found[0].oldest_certainty), (61 * SECOND, Certainty::AtLeast));
     assert_eq!(self::found(&facts(vec![waiting])), [], "how long it has been so is not known");
+    let sending = Socket { info: Some(TcpInfo { last_data_recv_ms: 100, ..info }), ..waiting };
+    let found = detect(&tracker, &Tally::default(), &facts(vec![sending]), &Thresholds::default());
+    assert_eq!(found, [], "the peer still sends");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tracer_ebpf::{ABSENT, Layout};
 use super::tracefs::Format;
 
 /// The running kernel's type information.
-pub(super) const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
+pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// The struct definitions of a kernel.
 pub(super) struct KernelTypes(Btf);

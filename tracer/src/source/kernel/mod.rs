@@ -28,15 +28,13 @@ use tracer_ebpf::{
     PORTS_EITHER, PORTS_LOCAL, PORTS_PER_ROW, PORTS_REMOTE, PortBits, Record,
 };
 
-use self::{
-    decode::Known,
-    layout::{KernelTypes, VMLINUX_BTF},
-};
+pub use self::layout::VMLINUX_BTF;
+use self::{decode::Known, layout::KernelTypes};
 use crate::core::{
     filter::{Family, SocketFilter},
     transition::Event,
 };
-use crate::problem::one_line;
+use crate::problem::{one_line, tell};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRACER_BPF_OBJECT"));
 
@@ -166,6 +164,14 @@ impl Kernel {
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Whether the kernel's memory can be read, so that [`Details`] are there.
+    ///
+    /// [`Details`]: crate::core::transition::Details
+    #[must_use]
+    pub fn has_details(&self) -> bool {
+        self.known.details
     }
 
     /// How the programs are attached.
@@ -414,7 +420,7 @@ impl log::Log for StderrLog {
     fn log(&self, record: &log::Record<'_>) {
         // Each CPU says it once; one line is enough for a person.
         if !LOGGED.swap(true, Ordering::Relaxed) {
-            eprintln!("tracer: {}", record.args());
+            tell(record.args());
         }
     }
 
