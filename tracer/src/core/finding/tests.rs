@@ -1,5 +1,7 @@
 //! Findings from hand-made facts.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 use super::*;
@@ -9,7 +11,7 @@ use crate::core::{
     snapshot::{Snapshot, SocketKind, TcpInfo},
     state::State,
     tracker::{Effects, Limits, MergeKind},
-    transition::{Context, Errno, Origin, SocketId, Task, Transition},
+    transition::{Comm, Context, Errno, Origin, SocketId, Task, Transition},
 };
 
 const SECOND: u64 = 1_000_000_000;
