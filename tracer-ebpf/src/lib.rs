@@ -92,8 +92,11 @@ pub struct Record {
     pub shutdown: u8,
     /// Zero.
     pub padding: u8,
+    /// At a transition from CLOSE: the local port of the socket's connection before this one, which stays in `inet_sport`
+    /// until another one is found; else 0.
+    pub previous_port: u16,
     /// Zero.
-    pub padding_end: u32,
+    pub padding_end: u16,
 }
 
 const _: () = {
@@ -104,7 +107,7 @@ const _: () = {
     assert!(offset_of!(Record, local_port) == 136);
     assert!(offset_of!(Record, kind) == 142);
     assert!(offset_of!(Record, shutdown) == 146);
-    assert!(offset_of!(Record, padding_end) == 148);
+    assert!(offset_of!(Record, padding_end) == 150);
 };
 
 /// Per-CPU counters of one program; the map has one row for each `KIND_*`, so that no two programs that may interrupt

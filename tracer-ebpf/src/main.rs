@@ -280,6 +280,7 @@ fn emit_transition<M: Memory, C: EbpfContext>(
     record.kind = KIND_TRANSITION;
     record.old_state = state_number(old);
     record.new_state = state_number(new);
+    record.previous_port = if old == TCP_CLOSE { u16::from_be(member!(M, sk, sport)) } else { 0 };
     submit(record);
 }
 
@@ -323,6 +324,7 @@ fn reset<C: EbpfContext>(ctx: &C, sk: *const c_void, kind: u8, typed: bool) -> i
     record.kind = kind;
     record.old_state = state;
     record.new_state = state;
+    record.previous_port = 0;
     submit(record);
     0
 }
@@ -570,7 +572,7 @@ fn port_bits(port: u16) -> PortBits {
 }
 
 // Nothing in a Record may be left as the ring buffer had it.
-const _: () = assert!(size_of::<Record>() == offset_of!(Record, padding_end) + 4);
+const _: () = assert!(size_of::<Record>() == offset_of!(Record, padding_end) + 2);
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -170,6 +170,8 @@ pub struct Details {
     pub send_shutdown: bool,
     /// `SOCK_LINGER`: SO_LINGER is set; with a time of 0 close() sends a RST.
     pub linger: bool,
+    /// At CLOSE→SYN_SENT: the local port of the socket's connection before this one, 0 for none.
+    pub previous_port: u16,
     /// The socket is a subflow of an MPTCP connection, on which the kernel acts from a worker.
     pub mptcp: bool,
     /// Inode number of the socket's file; 0 before accept and after the last close.
@@ -240,10 +242,19 @@ impl Transition {
         acts.then_some(self.task)
     }
 
-    /// `sk_err` at this moment, or none.
+    /// Takes out what is of the socket's connection before this one.
+    pub(super) fn forget_previous(&mut self) {
+        self.tuple.local.port = 0;
+        if let Some(details) = &mut self.details {
+            details.error = Errno::NONE;
+        }
+    }
+
+    /// `sk_err` at this moment, or none. When a socket connects again it is still the one that ended the connection
+    /// before, which says nothing of this one.
     #[must_use]
     pub fn error(&self) -> Errno {
-        self.details.map_or(Errno::NONE, |details| details.error)
+        self.details.filter(|_| self.old != State::CLOSE).map_or(Errno::NONE, |details| details.error)
     }
 }
 

@@ -87,7 +87,7 @@ impl LogRecord {
             uid: details.map(|details| details.uid),
             inode: details.and_then(|details| known(details.inode)),
             cgroup: cgroup.map(str::to_owned),
-            error: transition.error().name(),
+            error: transition.error().name().filter(|_| !annotation.no_port),
             origin: transition.origin.name(),
         }
     }

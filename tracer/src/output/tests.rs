@@ -38,6 +38,7 @@ fn log_records() -> Vec<LogRecord> {
         fin_received: true,
         orphaned: false,
         send_shutdown: false,
+        previous_port: 0,
         linger: false,
         mptcp: false,
         inode: 29_539,

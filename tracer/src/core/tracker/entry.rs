@@ -5,7 +5,7 @@ use crate::core::{
     connection::{AfterClose, Certainty, Connection, Opening, Process, ProcessSource, Span},
     endpoint::Tuple,
     state::State,
-    transition::{Comm, Errno, SocketId, Task, Transition},
+    transition::{Comm, Context, Errno, SocketId, Task, Transition},
 };
 
 /// States that a connection can pass through without repeating one: SYN_SENT, SYN_RECV, ESTABLISHED, then FIN_WAIT1 and
@@ -74,6 +74,9 @@ pub(super) struct Entry {
     pub(super) in_snapshot: u32,
     /// Whether the SYN was ours: it counts in `bytes_acked`.
     syn_sent: bool,
+    /// What the socket's connection before this one left in it, until this one finds a port of its own.
+    pub(super) previous_port: u16,
+    pub(super) previous_error: Errno,
     pub(super) reset_sent_ns: u64,
     pub(super) reset_received: bool,
     pub(super) close: Option<Close>,
@@ -103,6 +106,8 @@ impl Entry {
             cgroup: 0,
             in_snapshot: 0,
             syn_sent: opening == Opening::Active,
+            previous_port: 0,
+            previous_error: Errno::NONE,
             reset_sent_ns: 0,
             reset_received: false,
             close: None,
@@ -149,6 +154,22 @@ impl Entry {
             || !can_follow(state, self.state)
     }
 
+    /// Whether a SYN_SENT→CLOSE is that of a connect() that found no local port. Then the port and the error of the
+    /// socket's connection before this one are still in it: both are cleared only once a port is found
+    /// (tcp_connect_init(), net/ipv4/tcp_output.c).
+    pub(super) fn found_no_port(&self, transition: &Transition) -> bool {
+        let port = transition.tuple.local.port;
+        let Some(details) = transition.details else {
+            return port == 0;
+        };
+        self.tuple.local.port == 0
+            && (port == 0 || port == self.previous_port)
+            && details.error == self.previous_error
+            && !details.send_shutdown
+            && !self.reset_received
+            && transition.context == Context::Process
+    }
+
     /// Takes over what an event knows of the socket besides its state.
     pub(super) fn hear(&mut self, transition: &Transition) {
         self.heard_ns = self.heard_ns.max(transition.mono_ns);
@@ -162,6 +183,10 @@ impl Entry {
             self.tuple.netns = transition.tuple.netns;
         }
         if let Some(details) = transition.details {
+            if transition.new == State::SYN_SENT {
+                self.previous_port = details.previous_port;
+                self.previous_error = details.error;
+            }
             self.count_bytes(details.bytes_received, details.bytes_acked);
             if details.inode != 0 {
                 self.inode = details.inode;

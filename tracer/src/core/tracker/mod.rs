@@ -77,6 +77,9 @@ pub struct Annotation {
     pub cgroup: u64,
     /// The connection's ends, as far as they are known by now.
     pub tuple: Option<Tuple>,
+    /// It is the end of a connect() that found no local port: what the socket says of a port and an error is that of
+    /// its connection before.
+    pub no_port: bool,
 }
 
 /// What the tracker counts.
@@ -383,6 +386,13 @@ impl Tracker {
         };
         self.counts.repaired += repair(entry, transition.old, transition, effects);
         let in_state_ns = entry.in_state(transition.mono_ns);
+        let mut transition = *transition;
+        let no_port =
+            (transition.old, transition.new) == (State::SYN_SENT, State::CLOSE) && entry.found_no_port(&transition);
+        if no_port {
+            transition.forget_previous();
+        }
+        let transition = &transition;
         entry.hear(transition);
         if transition.new == transition.old {
             return annotate(entry, in_state_ns);
@@ -401,7 +411,8 @@ impl Tracker {
             // The local port may only now be known, or (before Linux 6.15) the peer of a passive connection.
             self.begin_use_of_tuple(&tuple);
         }
-        self.entries.get(index).map_or_else(Annotation::default, |entry| annotate(entry, in_state_ns))
+        let annotation = self.entries.get(index).map_or_else(Annotation::default, |entry| annotate(entry, in_state_ns));
+        Annotation { no_port, ..annotation }
     }
 
     /// The open connection that a transition goes on with. What else is under its key leaves.
@@ -614,7 +625,7 @@ fn process_of(task: Task, source: ProcessSource) -> Process {
 }
 
 fn annotate(entry: &Entry, in_state_ns: Option<u64>) -> Annotation {
-    Annotation { in_state_ns, process: entry.process(), cgroup: entry.cgroup, tuple: Some(entry.tuple) }
+    Annotation { in_state_ns, process: entry.process(), cgroup: entry.cgroup, tuple: Some(entry.tuple), no_port: false }
 }
 
 fn annotate_listener(transition: &Transition, process: Option<Process>) -> Annotation {
@@ -623,5 +634,6 @@ fn annotate_listener(transition: &Transition, process: Option<Process>) -> Annot
         process,
         cgroup: transition.details.map_or(0, |details| details.cgroup),
         tuple: Some(transition.tuple),
+        no_port: false,
     }
 }

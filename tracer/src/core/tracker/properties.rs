@@ -334,6 +334,7 @@ mod adversarial {
                 fin_received: flags.0,
                 orphaned: flags.1,
                 send_shutdown: flags.1,
+                previous_port: inode as u16,
                 linger: flags.0,
                 mptcp: flags.2,
                 inode,

@@ -58,6 +58,7 @@ fn details() -> Details {
         fin_received: false,
         orphaned: false,
         send_shutdown: false,
+        previous_port: 0,
         linger: false,
         mptcp: false,
         inode: 0,
@@ -479,6 +480,27 @@ mod scenarios {
         let unreachable = Errno(113);
         let connection = life([p(CLOSE, SYN_SENT), s(SYN_SENT, CLOSE).error(unreachable)]);
         assert_eq!((connection.closing, connection.error), (Some(Closing::Aborted), unreachable));
+    }
+
+    #[test]
+    fn a_second_connect_that_finds_no_port_is_not_what_ended_the_first() {
+        let stale = |step: Step| step.error(Errno::ECONNRESET);
+        let connect = |previous_port| {
+            stale(p(CLOSE, SYN_SENT)).ends(tuple(0, 80)).detail(|details| details.previous_port = previous_port)
+        };
+        let mut bench = Bench::new();
+        bench.run([connect(40_000)]);
+        let annotation = bench.feed(stale(p(SYN_SENT, CLOSE)).ends(tuple(40_000, 80)));
+        assert!(annotation.no_port);
+        let connection = bench.ended();
+        assert_eq!((connection.closing, connection.error), (Some(Closing::NoLocalPort), Errno::NONE));
+        assert_eq!(connection.tuple.local.port, 0);
+        // Another port, or a RST: it did find one.
+        bench.run([connect(39_999), stale(p(SYN_SENT, CLOSE)).ends(tuple(40_000, 80))]);
+        assert_ne!(bench.ended().closing, Some(Closing::NoLocalPort));
+        bench.run([connect(40_000), rst(ResetDirection::Received, SYN_SENT)]);
+        bench.run([stale(p(SYN_SENT, CLOSE)).ends(tuple(40_000, 80))]);
+        assert_eq!(bench.ended().closing, Some(Closing::Refused));
     }
 
     #[test]

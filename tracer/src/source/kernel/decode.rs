@@ -60,6 +60,7 @@ fn transition(record: &Record, known: Known, socket: SocketId, tuple: Tuple) -> 
     let details = known.details.then_some(Details {
         fin_received: record.sk_flags & SOCK_DONE != 0,
         orphaned: record.sk_flags & SOCK_DEAD != 0,
+        previous_port: record.previous_port,
         send_shutdown: record.shutdown & SEND_SHUTDOWN != 0,
         linger: record.sk_flags & SOCK_LINGER != 0,
         mptcp: record.flags & FLAG_MPTCP != 0,
