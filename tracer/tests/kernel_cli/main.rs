@@ -1,0 +1,17 @@
+//! The built program from the outside: what it prints, where, and how it ends. Each test that makes traffic does so in a
+//! network namespace of its own, which the program is told to look at. Needs root and a kernel with BPF.
+//!
+//! What is expected here is the contract that scripts rely on. How the kernel's transitions come about, and what the
+//! tracker makes of them, is the business of the other kernel tests.
+
+mod harness;
+mod net;
+
+mod connections;
+mod diagnose;
+mod ending;
+mod errors;
+mod filters;
+mod log;
+mod loss;
+mod words;
