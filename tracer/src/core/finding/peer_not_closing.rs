@@ -14,6 +14,9 @@ use crate::core::{
     tracker::Tracker,
 };
 
+/// Whatever the threshold: a FIN waits this long for a delayed ACK or a retransmission on any healthy host.
+const PATIENCE_NS: u64 = 1_000_000_000;
+
 struct Hanging<'a> {
     socket: &'a Socket,
     process: Option<Process>,
@@ -40,7 +43,7 @@ pub(super) fn detect(tracker: &Tracker, facts: &Facts, thresholds: &Thresholds) 
             .info
             .filter(|_| is_half_close)
             .map_or(u64::MAX, |info| u64::from(info.last_data_recv_ms) * 1_000_000);
-        if age_ns.min(quiet_ns) >= thresholds.close_wait_age_ns {
+        if age_ns.min(quiet_ns) >= thresholds.close_wait_age_ns.max(PATIENCE_NS) {
             let process = holder_of(facts, socket.inode).or_else(|| known.and_then(|connection| connection.process));
             let pid = process.map_or(0, |process| process.pid);
             let group = groups.entry((socket.tuple.netns, pid, socket.state)).or_default();
