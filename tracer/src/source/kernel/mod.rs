@@ -140,9 +140,9 @@ impl Kernel {
             }
             result => result,
         };
-        let Loaded { mut ebpf, layout, attachment } = loaded.map_err(explain_denied)?;
+        let Loaded { mut ebpf, layout, attachment, btf } = loaded.map_err(explain_denied)?;
         for (program, what) in reset_programs(attachment) {
-            if let Err(error) = attach_program(&mut ebpf, attachment, program, what) {
+            if let Err(error) = attach_program(&mut ebpf, btf.as_ref(), program, what) {
                 notes.push(format!("{what} not usable ({}): who reset a connection is inferred", one_line(&error)));
             }
         }
@@ -249,6 +249,8 @@ struct Loaded {
     ebpf: Ebpf,
     layout: Layout,
     attachment: Attachment,
+    /// The kernel's types, parsed once for all programs.
+    btf: Option<Btf>,
 }
 
 impl Loaded {
@@ -276,8 +278,12 @@ impl Loaded {
             write_ports(&mut ebpf, &options.filter)?;
         }
         let [transition, ..] = program_names(attachment);
-        attach_program(&mut ebpf, attachment, transition, "inet_sock_set_state")?;
-        Ok(Self { ebpf, layout, attachment })
+        let btf = match attachment {
+            Attachment::Btf => Some(Btf::from_sys_fs().context("cannot read the kernel's BTF")?),
+            Attachment::Tracepoint => None,
+        };
+        attach_program(&mut ebpf, btf.as_ref(), transition, "inet_sock_set_state")?;
+        Ok(Self { ebpf, layout, attachment, btf })
     }
 }
 
@@ -298,18 +304,18 @@ fn reset_programs(attachment: Attachment) -> [(&'static str, &'static str); 2] {
     [(sent, "tcp_send_reset"), (received, "tcp_receive_reset")]
 }
 
-fn attach_program(ebpf: &mut Ebpf, attachment: Attachment, program: &str, tracepoint: &str) -> Result<()> {
+/// Loads a program and attaches it: to the typed tracepoint with the kernel's types, to the classic one without.
+fn attach_program(ebpf: &mut Ebpf, btf: Option<&Btf>, program: &str, tracepoint: &str) -> Result<()> {
     let program = ebpf
         .program_mut(program)
         .ok_or_else(|| anyhow!("the BPF object has no program {program}: it was built from other sources"))?;
-    match attachment {
-        Attachment::Btf => {
-            let btf = Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
+    match btf {
+        Some(btf) => {
             let program: &mut BtfTracePoint = program.try_into()?;
-            program.load(tracepoint, &btf).with_context(|| format!("cannot load tp_btf/{tracepoint}"))?;
+            program.load(tracepoint, btf).with_context(|| format!("cannot load tp_btf/{tracepoint}"))?;
             program.attach().with_context(|| format!("cannot attach tp_btf/{tracepoint}"))?;
         }
-        Attachment::Tracepoint => {
+        None => {
             let category = if tracepoint.starts_with("tcp_") { "tcp" } else { "sock" };
             let program: &mut TracePoint = program.try_into()?;
             program.load().with_context(|| format!("cannot load tracepoint/{category}/{tracepoint}"))?;
