@@ -42,7 +42,7 @@ const FINDING: &[(&str, &str)] = &[
 ];
 
 /// The findings of a run that ended with this status, after a check of the report's shape.
-fn findings(ended: &Ended, status: i32) -> Vec<Value> {
+pub(crate) fn findings(ended: &Ended, status: i32) -> Vec<Value> {
     assert_eq!((ended.status, ended.stderr.len()), (Some(status), 1), "{ended:#?}");
     let report = report(ended);
     let told = ended.loss();

@@ -103,3 +103,28 @@ fn after_a_loss_the_open_connections_are_those_of_the_kernel() {
         }
     });
 }
+
+#[test]
+fn connections_beyond_the_bound_are_let_go_and_that_is_told() {
+    in_new_namespace(|| {
+        let mut tracer = Tracer::connections("--open --max-connections 4");
+        let listener = net::listen();
+        let open: Vec<_> = (0..6).map(|_| pair(&listener)).collect();
+        tracer.wait_for_note("--max-connections");
+        let ended = tracer.interrupt();
+        assert_eq!(ended.status, Some(0));
+        let records = ended.records();
+        assert!((1..=4).contains(&records.len()), "{records:?}");
+        let ports: BTreeSet<u64> = open
+            .iter()
+            .flat_map(|(client, server)| [local(client).port(), local(server).port()])
+            .map(u64::from)
+            .collect();
+        for record in &records {
+            assert!(
+                record["ended"].is_null() && ports.contains(&record["local_port"].as_u64().expect("a port")),
+                "{record}"
+            );
+        }
+    });
+}

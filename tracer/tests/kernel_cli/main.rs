@@ -14,4 +14,5 @@ mod errors;
 mod filters;
 mod log;
 mod loss;
+mod trouble;
 mod words;
