@@ -8,13 +8,17 @@
 //! - `close`: what a CLOSE means
 //! - `listeners`: whose listener a passive connection came through
 //! - `merge`: what a sock_diag snapshot adds and corrects
+//! - `repair`: what must have happened unseen
+//! - `eviction`: who has to go when there is no room
 
 mod close;
 mod entry;
+mod eviction;
 mod listeners;
 mod merge;
 #[cfg(test)]
 mod properties;
+mod repair;
 #[cfg(test)]
 mod tests;
 
@@ -26,13 +30,19 @@ use std::collections::VecDeque;
 use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 
-use self::{close::Close, entry::Entry, listeners::Listeners, merge::ClosedMeanwhile};
+use self::{
+    close::Close,
+    entry::Entry,
+    listeners::Listeners,
+    merge::ClosedMeanwhile,
+    repair::{missed, repair},
+};
 use super::{
     connection::{AfterClose, Connection, Opening, Process, ProcessSource},
     endpoint::{Endpoint, Tuple},
     mini_sockets::{MiniSockets, TIME_WAIT_NS},
     state::State,
-    transition::{Context, Details, Event, Origin, Reset, ResetDirection, SocketId, SocketKey, Task, Transition},
+    transition::{Details, Event, Reset, ResetDirection, SocketId, SocketKey, Task, Transition},
 };
 
 /// How long a closed connection waits for the RST that may follow its CLOSE, event time. The kernel sends it within
@@ -426,42 +436,6 @@ impl Tracker {
         None
     }
 
-    /// A connection whose beginning was not seen. Where all sockets are known, it was missed; else it may have been there
-    /// before the tracer.
-    fn first_heard_of(&mut self, transition: &Transition, effects: &mut Effects) -> Entry {
-        let served = self.listeners.serves(&transition.tuple);
-        // A CLOSE whose ends are wiped may be that of a socket which a filter has left out all along.
-        let all_known = self.counts.evicted == 0
-            && self.whole_netns.contains(&transition.tuple.netns)
-            && transition.tuple.is_complete();
-        let opening = match transition.old {
-            State::SYN_SENT => Opening::Active,
-            State::SYN_RECV => Opening::Passive,
-            _ if !all_known => Opening::PreExisting,
-            _ if served => Opening::Passive,
-            _ => Opening::Active,
-        };
-        let (before, first) = match opening {
-            Opening::Passive => (State::LISTEN, State::SYN_RECV),
-            _ => (State::CLOSE, State::SYN_SENT),
-        };
-        let state = if all_known { first } else { transition.old };
-        let mut entry = Entry::new(transition.socket, transition.tuple, state, transition.mono_ns, opening);
-        if opening == Opening::PreExisting {
-            entry.assume_syn_sent(!served);
-        } else {
-            entry.opened_unseen();
-        }
-        if opening == Opening::Passive {
-            entry.set_process(self.listeners.owner_for(&transition.tuple));
-        }
-        if all_known {
-            effects.repaired.push(missed(&entry, before, first, transition.mono_ns));
-            self.counts.repaired += 1;
-        }
-        entry
-    }
-
     fn begin_use_of_tuple(&mut self, tuple: &Tuple) {
         if tuple.is_complete() {
             self.minis.remove(tuple);
@@ -477,37 +451,6 @@ impl Tracker {
             self.by_address += 1;
         }
         index
-    }
-
-    /// Lets one connection go, the next one that is not closing or stuck: those are what a user is looking for.
-    fn evict(&mut self, effects: &mut Effects) {
-        const LOOK_AT: usize = 16;
-        // Closed ones only wait for their grace; not every key in the queue still has one.
-        while let Some((until, key)) = self.closing.pop_front() {
-            self.release_closed(key, until, effects);
-            if self.entries.len() < self.limits.max_connections {
-                return;
-            }
-        }
-        let capacity = self.entries.capacity().max(1);
-        let mut victim = None;
-        let mut looked_at = 0;
-        for step in 0..capacity {
-            let index = (self.eviction_hand + step) % capacity;
-            if let Some(entry) = self.entries.get(index) {
-                victim = Some((index, entry.socket));
-                looked_at += 1;
-                if entry.state != State::CLOSE_WAIT || looked_at >= LOOK_AT {
-                    break;
-                }
-            }
-        }
-        if let Some((index, socket)) = victim {
-            self.eviction_hand = index + 1;
-            let key = if self.by_key.get(&socket.key()) == Some(&index) { socket.key() } else { socket.address_key() };
-            self.forget(key);
-            self.counts.evicted += 1;
-        }
     }
 
     fn forget(&mut self, key: SocketKey) -> Option<Entry> {
@@ -582,35 +525,6 @@ impl Tracker {
         if closed && let Some(entry) = self.forget(key) {
             effects.ended.push(entry.to_connection(self.now_ns));
         }
-    }
-}
-
-/// Infers the transitions between the last known state and `to`; returns how many.
-fn repair(entry: &mut Entry, to: State, revealing: &Transition, effects: &mut Effects) -> u64 {
-    if entry.state == to {
-        return 0;
-    }
-    let mut count = 0;
-    for next in entry.state.steps_to(to) {
-        effects.repaired.push(missed(entry, entry.state, next, revealing.mono_ns));
-        entry.enter(next, revealing.mono_ns, false);
-        count += 1;
-    }
-    count
-}
-
-/// A transition that must have happened, at some moment up to `mono_ns`.
-fn missed(entry: &Entry, old: State, new: State, mono_ns: u64) -> Transition {
-    Transition {
-        mono_ns,
-        socket: entry.socket,
-        tuple: entry.tuple,
-        old,
-        new,
-        task: Task::default(),
-        context: Context::Unknown,
-        details: None,
-        origin: Origin::Repaired,
     }
 }
 

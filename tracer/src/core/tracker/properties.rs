@@ -10,7 +10,7 @@ use crate::core::{
     connection::{Certainty, Closing},
     endpoint::Address,
     snapshot::{Snapshot, Socket, SocketKind, TcpInfo},
-    transition::{Comm, Errno, KernelAddress, SocketId},
+    transition::{Comm, Context, Errno, KernelAddress, Origin, SocketId},
 };
 
 /// A failure is kept as a unit test with a name, not as a seed.

@@ -7,7 +7,7 @@ use crate::core::{
     connection::{Certainty, Closing},
     endpoint::{Address, Endpoint},
     snapshot::{Snapshot, Socket, SocketKind, TcpInfo},
-    transition::{Comm, Errno, KernelAddress, SocketId},
+    transition::{Comm, Context, Errno, KernelAddress, Origin, SocketId},
 };
 
 const CLOSE: State = State::CLOSE;
