@@ -256,7 +256,8 @@ fn a_half_closed_connection_that_still_sends_is_no_leak() {
             eventually("old enough", || began.elapsed() > AGE + Duration::from_millis(300));
             let ended = tracer.interrupt();
             client.shutdown(Shutdown::Read).expect("SHUT_RD");
-            server.shutdown(Shutdown::Both).expect("SHUT_RDWR");
+            // Data for an end that reads no more is answered with a RST, which may have come first.
+            let _ = server.shutdown(Shutdown::Both);
             reader.join().expect("the reader");
             sender.join().expect("the sender");
             ended
