@@ -46,8 +46,6 @@ impl Wanted {
     pub const ALL: Self = Self(!0);
     /// TIME_WAIT and FIN_WAIT2: the mini-sockets, and the few full sockets in FIN_WAIT2.
     pub const MINI_SOCKETS: Self = Self(1 << State::TIME_WAIT.0 | 1 << State::FIN_WAIT2.0);
-    /// Sockets in CLOSE_WAIT.
-    pub const CLOSE_WAIT: Self = Self(1 << State::CLOSE_WAIT.0);
 }
 
 /// Dumps several namespaces. One that cannot be dumped (it is gone, or may not be entered) is not among the snapshot's
