@@ -102,6 +102,9 @@ pub struct DiagnoseArgs {
     /// Write to a file instead of standard output
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
+    /// Overwrite the file if it is there already
+    #[arg(long, requires = "output", help_heading = "Output")]
+    pub force: bool,
     /// How to trace.
     #[command(flatten)]
     pub trace: TraceArgs,
@@ -168,6 +171,9 @@ pub struct OutputArgs {
     /// Write to a file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Overwrite the file if it is there already
+    #[arg(long, requires = "output")]
+    pub force: bool,
 }
 
 /// How to trace.
@@ -195,6 +201,10 @@ pub enum StreamFormat {
     Jsonl,
     /// Comma-separated values with a header
     Csv,
+    /// Parquet, for DuckDB, pandas, polars; complete when the run ends
+    Parquet,
+    /// An Arrow IPC stream
+    Arrow,
 }
 
 /// Formats of a report.

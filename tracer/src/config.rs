@@ -56,6 +56,8 @@ pub struct Stream {
     pub format: Format,
     /// Where to.
     pub output: Option<PathBuf>,
+    /// Whether a file that is there already may go.
+    pub overwrite: bool,
     /// At the end also the open connections.
     pub with_open: bool,
 }
@@ -73,6 +75,8 @@ pub struct Diagnose {
     pub colour: bool,
     /// Where to.
     pub output: Option<PathBuf>,
+    /// Whether a file that is there already may go.
+    pub overwrite: bool,
     /// At once, from the kernel's own lists alone.
     pub snapshot: bool,
     /// From which severity on the run fails.
@@ -89,8 +93,11 @@ impl Stream {
                 StreamFormat::Table => Format::Table,
                 StreamFormat::Jsonl => Format::Jsonl,
                 StreamFormat::Csv => Format::Csv,
+                StreamFormat::Arrow => Format::Arrow,
+                StreamFormat::Parquet => Format::Parquet,
             },
             output: args.output.output.clone(),
+            overwrite: args.output.force,
             with_open: false,
         })
     }
@@ -119,6 +126,7 @@ impl Diagnose {
                 && std::io::stdout().is_terminal()
                 && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             output: args.output.clone(),
+            overwrite: args.force,
             snapshot: args.snapshot,
             fail_on: match args.fail_on {
                 FailOn::Info => Some(Severity::Info),

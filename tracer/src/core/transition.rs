@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows where they come from (the kernel, a snapshot, a recording) or what they amount to (the tracker).
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use super::{endpoint::Tuple, state::State};
 
@@ -87,14 +87,19 @@ impl Comm {
         &self.0[..length]
     }
 
-    /// The name as text. Bytes that are no UTF-8 and control characters are replaced by U+FFFD: a task may call itself
-    /// an escape sequence, and this goes to terminals.
+    /// The name as text, as it is displayed.
     #[must_use]
     pub fn text(&self) -> String {
-        String::from_utf8_lossy(self.as_bytes())
-            .chars()
-            .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
-            .collect()
+        self.to_string()
+    }
+}
+
+/// Bytes that are no UTF-8 and control characters are replaced by U+FFFD: a task may call itself an escape sequence, and
+/// this goes to terminals.
+impl fmt::Display for Comm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+        String::from_utf8_lossy(self.as_bytes()).chars().try_for_each(|c| f.write_char(printable(c)))
     }
 }
 
@@ -109,7 +114,7 @@ impl From<&str> for Comm {
 
 impl fmt::Debug for Comm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text())
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -156,6 +161,12 @@ impl Origin {
             Self::Snapshot => "snapshot",
             Self::Repaired => "repaired",
         }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -303,7 +314,7 @@ impl Event {
 }
 
 /// An errno value as sockets carry it; 0 is none.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Errno(pub u32);
 
 #[expect(missing_docs, reason = "the names of errno(3), with Linux's numbers for x86, arm and risc-v")]
@@ -320,11 +331,17 @@ impl Errno {
     /// The name of errno(3); `None` for no error.
     #[must_use]
     pub fn name(self) -> Option<String> {
+        (self != Self::NONE).then(|| self.to_string())
+    }
+}
+
+/// The name of errno(3).
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use nix::errno::Errno as Known;
         match Known::from_raw(i32::try_from(self.0).unwrap_or(i32::MAX)) {
-            _ if self == Self::NONE => None,
-            Known::UnknownErrno => Some(format!("E{}", self.0)),
-            known => Some(format!("{known:?}")),
+            Known::UnknownErrno => write!(f, "E{}", self.0),
+            known => write!(f, "{known:?}"),
         }
     }
 }

@@ -1,23 +1,33 @@
 //! Where output goes: standard output or a file, opened here and nowhere else.
 //!
-//! What is written is whole lines. When a disk is full in the middle of one, the file is cut back to the last complete
-//! line: what is there can be read.
+//! What is written is whole lines, or whole pieces of a binary format. When a disk is full in the middle of one, the file
+//! is cut back to the last complete one: what is there can be read.
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// How much is gathered before it is written.
 const CHUNK: usize = 64 << 10;
 
+/// What may not be torn apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// Lines: several are gathered before they are written.
+    Lines,
+    /// What comes with one call of `write`.
+    Pieces,
+}
+
 /// Standard output or a file.
 pub struct Output {
     to: Target,
+    contents: Contents,
     pending: Vec<u8>,
 }
 
@@ -32,24 +42,21 @@ enum Target {
 }
 
 impl Output {
-    /// Standard output for `None` and `-`, else a file, which only its owner may read when it is new. An existing one is
-    /// emptied when the first line is written or flushed: a run that cannot start leaves it as it was.
-    pub fn open(path: Option<&Path>) -> Result<Self> {
-        let to = match path {
+    /// Standard output for `None` and `-`, else a file, which only its owner may read when it is new. One that has
+    /// something in it is left alone unless it may be overwritten, and emptied when the first line is written or flushed:
+    /// a run that cannot start leaves it as it was.
+    pub fn open(path: Option<&Path>, contents: Contents, overwrite: bool) -> Result<Self> {
+        let to = match path.filter(|path| *path != Path::new("-")) {
+            None if contents == Contents::Pieces && io::stdout().is_terminal() => {
+                bail!("this is no format for a terminal: write it to a file (-o FILE) or a pipe")
+            }
             None => Target::Stdout(io::stdout()),
-            Some(path) if path == Path::new("-") => Target::Stdout(io::stdout()),
             Some(path) => {
-                let file = OpenOptions::new()
-                    .write(true)
-                    .create(true)
-                    .truncate(false)
-                    .mode(0o600)
-                    .open(path)
-                    .with_context(|| format!("cannot write to {}", path.display()))?;
+                let file = open_file(path, overwrite).with_context(|| format!("cannot write to {}", path.display()))?;
                 Target::File { file, path: path.to_owned(), length: None }
             }
         };
-        Ok(Self { to, pending: Vec::with_capacity(CHUNK) })
+        Ok(Self { to, contents, pending: Vec::with_capacity(CHUNK) })
     }
 
     fn write_pending(&mut self) -> io::Result<()> {
@@ -59,7 +66,7 @@ impl Output {
                 .and_then(|()| stdout.flush())
                 .map_err(|error| named(&"standard output", &error)),
             Target::File { file, path, length } => {
-                write_lines(file, &self.pending, length).map_err(|error| named(&path.display(), &error))
+                write_whole(file, &self.pending, self.contents, length).map_err(|error| named(&path.display(), &error))
             }
         };
         // What could not be written now is not tried again: it would come in the middle of something.
@@ -68,8 +75,22 @@ impl Output {
     }
 }
 
-/// Appends whole lines; on an error what was written of the last, incomplete one is taken back.
-fn write_lines(file: &mut File, lines: &[u8], length: &mut Option<u64>) -> io::Result<()> {
+/// A new file, or one that may be written over. What is no regular file (a pipe, a device) has nothing to lose.
+fn open_file(path: &Path, overwrite: bool) -> Result<File> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        opened => return Ok(opened?),
+    }
+    let file = OpenOptions::new().write(true).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() && metadata.len() > 0 && !overwrite {
+        bail!("it is there already; --force overwrites it");
+    }
+    Ok(file)
+}
+
+/// Appends lines, or a piece; on an error what was written of the last, incomplete one is taken back.
+fn write_whole(file: &mut File, bytes: &[u8], contents: Contents, length: &mut Option<u64>) -> io::Result<()> {
     let start = match *length {
         Some(length) => length,
         None => {
@@ -79,35 +100,38 @@ fn write_lines(file: &mut File, lines: &[u8], length: &mut Option<u64>) -> io::R
         }
     };
     let mut written = 0;
-    while written < lines.len() {
-        match file.write(&lines[written..]) {
-            Ok(0) => return give_up(file, &lines[..written], start, io::ErrorKind::WriteZero.into()),
+    while written < bytes.len() {
+        match file.write(&bytes[written..]) {
+            Ok(0) => return give_up(file, &bytes[..written], contents, start, io::ErrorKind::WriteZero.into()),
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return give_up(file, &lines[..written], start, error),
+            Err(error) => return give_up(file, &bytes[..written], contents, start, error),
         }
     }
-    *length = Some(start + lines.len() as u64);
+    *length = Some(start + bytes.len() as u64);
     Ok(())
 }
 
-fn give_up(file: &File, written: &[u8], length: u64, error: io::Error) -> io::Result<()> {
-    let whole = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+fn give_up(file: &File, written: &[u8], contents: Contents, length: u64, error: io::Error) -> io::Result<()> {
+    let whole = match contents {
+        Contents::Lines => written.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1),
+        Contents::Pieces => 0,
+    };
     if whole < written.len() {
-        // A pipe or a device cannot be cut; it has no half lines to keep either.
+        // A pipe or a device cannot be cut; what it has taken cannot be taken back.
         let _ = file.set_len(length + whole as u64);
     }
     Err(error)
 }
 
 impl Write for Output {
-    /// Takes whole lines only, as [`super::Writer`] gives them.
-    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        self.pending.extend_from_slice(lines);
-        if self.pending.len() >= CHUNK {
+    /// Takes whole lines or one piece, as [`super::Writer`] gives them.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.pending.extend_from_slice(bytes);
+        if self.contents == Contents::Pieces || self.pending.len() >= CHUNK {
             self.write_pending()?;
         }
-        Ok(lines.len())
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,17 +1,22 @@
 //! The records of `tracer log` and `tracer connections`: which fields there are, what they are called, and how they are
 //! made. Scripts rely on them: a field is only ever added.
 
-use std::net::IpAddr;
+use std::{fmt, sync::Arc};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::{Row, table};
+use super::{
+    Row,
+    columns::{ConnectionColumns, LogColumns},
+    table,
+};
 use crate::{
     core::{
         connection::{Closing, Connection, Process, Span},
-        endpoint::{Endpoint, Tuple},
+        endpoint::{Address, Endpoint, Tuple},
+        state::State,
         tracker::Annotation,
-        transition::Transition,
+        transition::{Comm, Errno, Origin, Transition},
     },
     source::clock::WallClock,
 };
@@ -19,13 +24,40 @@ use crate::{
 /// Version of the records.
 pub const VERSION: u8 = 1;
 
+/// A moment of wall time, ns since 1970; as text RFC 3339, UTC, with nine decimals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time(pub u64);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_rfc3339_nanos(WallClock::from_offset_ns(self.0).at(0)).fmt(f)
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn as_known_text<T: fmt::Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
+}
+
 /// A transition. `None` is what is not known.
 #[derive(Clone, Debug, Serialize)]
 pub struct LogRecord {
     /// [`VERSION`].
     pub v: u8,
-    /// RFC 3339, UTC, ns.
-    pub time: String,
+    /// When.
+    pub time: Time,
     /// CLOCK_MONOTONIC, ns.
     pub mono_ns: u64,
     /// Socket cookie.
@@ -33,62 +65,69 @@ pub struct LogRecord {
     /// Network namespace.
     pub netns: Option<u32>,
     /// This host's address.
-    pub local_addr: IpAddr,
+    #[serde(serialize_with = "as_text")]
+    pub local_addr: Address,
     /// This host's port, 0 when not bound yet.
     pub local_port: u16,
     /// The peer's address.
-    pub remote_addr: IpAddr,
+    #[serde(serialize_with = "as_text")]
+    pub remote_addr: Address,
     /// The peer's port.
     pub remote_port: u16,
     /// State before.
-    pub old_state: String,
+    #[serde(serialize_with = "as_text")]
+    pub old_state: State,
     /// State after.
-    pub new_state: String,
+    #[serde(serialize_with = "as_text")]
+    pub new_state: State,
     /// Time in the state before, ns.
     pub in_state_ns: Option<u64>,
     /// The process that acts; `None` when the current one is not the owner.
     pub pid: Option<u32>,
     /// Its name.
-    pub comm: Option<String>,
+    #[serde(serialize_with = "as_known_text")]
+    pub comm: Option<Comm>,
     /// User id that owns the socket.
     pub uid: Option<u32>,
     /// Inode of the socket's file.
     pub inode: Option<u64>,
     /// Path of the socket's cgroup.
-    pub cgroup: Option<String>,
+    pub cgroup: Option<Arc<str>>,
     /// `sk_err`, by name.
-    pub error: Option<String>,
+    #[serde(serialize_with = "as_known_text")]
+    pub error: Option<Errno>,
     /// `kernel`, `snapshot` or `repaired`.
-    pub origin: &'static str,
+    #[serde(serialize_with = "as_text")]
+    pub origin: Origin,
 }
 
 impl LogRecord {
     /// Makes the record; the ends are those known by now, which a CLOSE may have wiped in the kernel.
     #[must_use]
-    pub fn new(transition: &Transition, annotation: &Annotation, cgroup: Option<&str>, clock: WallClock) -> Self {
+    pub fn new(transition: &Transition, annotation: &Annotation, cgroup: Option<Arc<str>>, clock: WallClock) -> Self {
         let Tuple { netns, local, remote } = annotation.tuple.unwrap_or(transition.tuple);
         let owner = transition.owner();
         let details = transition.details;
         Self {
             v: VERSION,
-            time: humantime::format_rfc3339_nanos(clock.at(transition.mono_ns)).to_string(),
+            time: Time(clock.unix_ns(transition.mono_ns)),
             mono_ns: transition.mono_ns,
             cookie: known(transition.socket.cookie),
             netns: known(netns),
-            local_addr: local.address.ip(),
+            local_addr: local.address,
             local_port: local.port,
-            remote_addr: remote.address.ip(),
+            remote_addr: remote.address,
             remote_port: remote.port,
-            old_state: transition.old.to_string(),
-            new_state: transition.new.to_string(),
+            old_state: transition.old,
+            new_state: transition.new,
             in_state_ns: annotation.in_state_ns,
             pid: owner.map(|task| task.pid),
-            comm: owner.map(|task| task.comm.text()),
+            comm: owner.map(|task| task.comm),
             uid: details.map(|details| details.uid),
             inode: details.and_then(|details| known(details.inode)),
-            cgroup: cgroup.map(str::to_owned),
-            error: transition.error().name().filter(|_| !annotation.no_port),
-            origin: transition.origin.name(),
+            cgroup,
+            error: known(transition.error()).filter(|_| !annotation.no_port),
+            origin: transition.origin,
         }
     }
 }
@@ -99,6 +138,8 @@ fn known<T: Default + PartialEq>(value: T) -> Option<T> {
 }
 
 impl Row for LogRecord {
+    type Columns = LogColumns;
+
     const FIELDS: &'static [&'static str] = &[
         "v",
         "time",
@@ -125,34 +166,45 @@ impl Row for LogRecord {
                                         OLD STATE   → NEW STATE    IN STATE NOTE";
 
     fn table_line(&self) -> String {
-        let time = self.time.get(11..23).unwrap_or(&self.time);
-        let pid = self.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        let comm = self.comm.as_deref().unwrap_or("-");
+        let pid = or_dash(self.pid);
+        let comm = or_dash(self.comm);
         let in_state = self.in_state_ns.map_or_else(|| "-".to_owned(), table::duration);
-        let mut note = self.error.clone().unwrap_or_default();
-        if self.origin != "kernel" {
+        let mut note = self.error.map(|error| error.to_string()).unwrap_or_default();
+        if self.origin != Origin::Kernel {
             note = format!("{note} ({})", self.origin);
         }
         format!(
-            "{time:<15} {pid:<7} {comm:<16} {:<22} {:<22} {:<11} → {:<11} {in_state:>9} {}",
+            "{:<15} {pid:<7} {comm:<16} {:<22} {:<22} {:<11} → {:<11} {in_state:>9} {}",
+            time_of_day(self.time),
             end(self.local_addr, self.local_port),
             end(self.remote_addr, self.remote_port),
-            self.old_state,
-            self.new_state,
+            self.old_state.to_string(),
+            self.new_state.to_string(),
             note.trim()
         )
     }
 }
 
-fn end(address: IpAddr, port: u16) -> String {
-    Endpoint::new(address, port).to_string()
+fn end(address: Address, port: u16) -> String {
+    Endpoint { address, port }.to_string()
+}
+
+fn or_dash<T: fmt::Display>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// Hours to milliseconds.
+fn time_of_day(time: Time) -> String {
+    let time = time.to_string();
+    time.get(11..23).unwrap_or(&time).to_owned()
 }
 
 /// Time in one state.
 #[derive(Clone, Debug, Serialize)]
 pub struct StateRecord {
     /// The state.
-    pub state: String,
+    #[serde(serialize_with = "as_text")]
+    pub state: State,
     /// How long, ns.
     pub ns: u64,
     /// `exact`, `at_least` or `unknown`.
@@ -165,14 +217,15 @@ pub struct ProcessRecord {
     /// Process id.
     pub pid: u32,
     /// Its name.
-    pub comm: String,
+    #[serde(serialize_with = "as_text")]
+    pub comm: Comm,
     /// `opener`, `holder`, `closer` or `listener`.
     pub source: &'static str,
 }
 
 impl From<&Process> for ProcessRecord {
     fn from(process: &Process) -> Self {
-        Self { pid: process.pid, comm: process.comm.text(), source: process.source.name() }
+        Self { pid: process.pid, comm: process.comm, source: process.source.name() }
     }
 }
 
@@ -186,17 +239,19 @@ pub struct ConnectionRecord {
     /// Network namespace.
     pub netns: Option<u32>,
     /// This host's address.
-    pub local_addr: IpAddr,
+    #[serde(serialize_with = "as_text")]
+    pub local_addr: Address,
     /// This host's port.
     pub local_port: u16,
     /// The peer's address.
-    pub remote_addr: IpAddr,
+    #[serde(serialize_with = "as_text")]
+    pub remote_addr: Address,
     /// The peer's port.
     pub remote_port: u16,
-    /// When it opened, RFC 3339, UTC, ns.
-    pub opened: Option<String>,
-    /// When it ended, likewise.
-    pub ended: Option<String>,
+    /// When it opened.
+    pub opened: Option<Time>,
+    /// When it ended.
+    pub ended: Option<Time>,
     /// The sum of its states, ns.
     pub duration_ns: u64,
     /// How it opened.
@@ -214,7 +269,7 @@ pub struct ConnectionRecord {
     /// Whose it was.
     pub process: Option<ProcessRecord>,
     /// Path of its cgroup.
-    pub cgroup: Option<String>,
+    pub cgroup: Option<Arc<str>>,
     /// Something in its history was missed and inferred.
     pub gap: bool,
 }
@@ -222,18 +277,17 @@ pub struct ConnectionRecord {
 impl ConnectionRecord {
     /// Makes the record.
     #[must_use]
-    pub fn new(connection: &Connection, cgroup: Option<&str>, clock: WallClock) -> Self {
+    pub fn new(connection: &Connection, cgroup: Option<Arc<str>>, clock: WallClock) -> Self {
         let Tuple { netns, local, remote } = connection.tuple;
-        let time = |mono_ns: u64| humantime::format_rfc3339_nanos(clock.at(mono_ns)).to_string();
-        let state =
-            |span: &Span| StateRecord { state: span.state.to_string(), ns: span.ns, certainty: span.certainty.name() };
+        let time = |mono_ns: u64| Time(clock.unix_ns(mono_ns));
+        let state = |span: &Span| StateRecord { state: span.state, ns: span.ns, certainty: span.certainty.name() };
         Self {
             v: VERSION,
             cookie: known(connection.socket.cookie),
             netns: known(netns),
-            local_addr: local.address.ip(),
+            local_addr: local.address,
             local_port: local.port,
-            remote_addr: remote.address.ip(),
+            remote_addr: remote.address,
             remote_port: remote.port,
             opened: connection.opened_ns.map(time),
             ended: connection.ended_ns.map(time),
@@ -245,13 +299,15 @@ impl ConnectionRecord {
             bytes_in: connection.bytes_in,
             bytes_out: connection.bytes_out,
             process: connection.process.as_ref().map(ProcessRecord::from),
-            cgroup: cgroup.map(str::to_owned),
+            cgroup,
             gap: connection.gap,
         }
     }
 }
 
 impl Row for ConnectionRecord {
+    type Columns = ConnectionColumns;
+
     const FIELDS: &'static [&'static str] = &[
         "v",
         "cookie",
@@ -278,12 +334,10 @@ impl Row for ConnectionRecord {
                                         OPEN         CLOSE           AFTER       DURATION       IN      OUT STATES";
 
     fn table_line(&self) -> String {
-        let ended = self.ended.as_deref().map_or("open", |time| time.get(11..23).unwrap_or(time));
-        let (pid, comm) = self
-            .process
-            .as_ref()
-            .map_or_else(|| ("-".to_owned(), "-"), |process| (process.pid.to_string(), process.comm.as_str()));
-        let bytes = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), table::bytes);
+        let ended = self.ended.map_or_else(|| "open".to_owned(), time_of_day);
+        let pid = or_dash(self.process.as_ref().map(|process| process.pid));
+        let comm = or_dash(self.process.as_ref().map(|process| process.comm));
+        let bytes = |count: Option<u64>| or_dash(count.map(table::bytes));
         let mark = |state: &StateRecord| match state.certainty {
             "exact" => format!("{} {}", state.state, table::duration(state.ns)),
             "at_least" => format!("{} ≥{}", state.state, table::duration(state.ns)),

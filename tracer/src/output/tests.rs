@@ -79,8 +79,8 @@ fn log_records() -> Vec<LogRecord> {
         ..closing
     };
     vec![
-        LogRecord::new(&closing, &annotation, Some("/system.slice/cart.service"), clock()),
-        LogRecord::new(&hostile, &annotation, Some("/a,\"b\u{fffd}"), clock()),
+        LogRecord::new(&closing, &annotation, Some("/system.slice/cart.service".into()), clock()),
+        LogRecord::new(&hostile, &annotation, Some("/a,\"b\u{fffd}".into()), clock()),
         LogRecord::new(&unknown, &Annotation::default(), None, clock()),
     ]
 }
@@ -125,15 +125,22 @@ fn connection_records() -> Vec<ConnectionRecord> {
         gap: true,
         ..ended.clone()
     };
-    vec![ConnectionRecord::new(&ended, Some("/user.slice"), clock()), ConnectionRecord::new(&open, None, clock())]
+    vec![
+        ConnectionRecord::new(&ended, Some("/user.slice".into()), clock()),
+        ConnectionRecord::new(&open, None, clock()),
+    ]
 }
 
-fn written<R: Row>(format: Format, records: &[R]) -> String {
-    let mut writer = Writer::new::<R>(format, Vec::new()).expect("a header");
+fn bytes<R: Row>(format: Format, records: &[R]) -> Vec<u8> {
+    let mut writer = Writer::<R, _>::new(format, Vec::new()).expect("a header");
     for record in records {
         writer.write(record).expect("a record");
     }
-    String::from_utf8(writer.into_inner()).expect("text")
+    writer.finish().expect("the end")
+}
+
+fn written<R: Row>(format: Format, records: &[R]) -> String {
+    String::from_utf8(bytes(format, records)).expect("text")
 }
 
 #[test]

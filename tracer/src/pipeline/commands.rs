@@ -18,7 +18,7 @@ use crate::{
     },
     output::{
         Writer,
-        file::Output,
+        file::{Contents, Output},
         records::{ConnectionRecord, LogRecord},
         report::{self, LossRecord},
     },
@@ -31,12 +31,10 @@ use crate::{
 
 /// `tracer log`.
 pub fn log(config: &Stream) -> Result<()> {
-    let mut view = LogView {
-        writer: Writer::new::<LogRecord>(config.format, Output::open(config.output.as_deref())?)?,
-        naming: Naming::new(),
-        left: config.count,
-    };
+    let mut view =
+        LogView { writer: Writer::new(config.format, open(config)?)?, naming: Naming::new(), left: config.count };
     let finished = live::run(&config.trace, &mut view)?;
+    view.writer.finish()?;
     close(finished.loss);
     Ok(())
 }
@@ -44,7 +42,7 @@ pub fn log(config: &Stream) -> Result<()> {
 /// `tracer connections`.
 pub fn connections(config: &Stream) -> Result<()> {
     let mut view = ConnectionsView {
-        writer: Writer::new::<ConnectionRecord>(config.format, Output::open(config.output.as_deref())?)?,
+        writer: Writer::new(config.format, open(config)?)?,
         naming: Naming::new(),
         left: config.count,
     };
@@ -57,15 +55,15 @@ pub fn connections(config: &Stream) -> Result<()> {
         for connection in open.iter().take(view.left.map_or(usize::MAX, |left| left as usize)) {
             view.write(connection)?;
         }
-        view.flush()?;
     }
+    view.writer.finish()?;
     close(finished.loss);
     Ok(())
 }
 
 /// `tracer diagnose`; the findings, for the exit status.
 pub fn diagnose(config: &Diagnose) -> Result<Vec<Finding>> {
-    let mut output = Output::open(config.output.as_deref())?;
+    let mut output = Output::open(config.output.as_deref(), Contents::Lines, config.overwrite)?;
     let Judged { mut findings, loss, window_ns } =
         if config.snapshot { judge_now(config)? } else { watch_and_judge(config)? };
     let owner = &config.trace.filters.owner;
@@ -80,6 +78,11 @@ pub fn diagnose(config: &Diagnose) -> Result<Vec<Finding>> {
         close(loss);
     }
     Ok(findings)
+}
+
+fn open(config: &Stream) -> Result<Output> {
+    let contents = if config.format.is_text() { Contents::Lines } else { Contents::Pieces };
+    Output::open(config.output.as_deref(), contents, config.overwrite)
 }
 
 struct Judged {
@@ -143,7 +146,7 @@ fn count_down(left: &mut Option<u64>) {
 }
 
 struct LogView {
-    writer: Writer<Output>,
+    writer: Writer<LogRecord, Output>,
     naming: Naming,
     left: Option<u64>,
 }
@@ -152,7 +155,7 @@ impl View for LogView {
     fn transition(&mut self, (transition, annotation): &Annotated) -> Result<()> {
         count_down(&mut self.left);
         let cgroup = self.naming.cgroups.name(annotation.cgroup);
-        let record = LogRecord::new(transition, annotation, cgroup.as_deref(), self.naming.clock);
+        let record = LogRecord::new(transition, annotation, cgroup, self.naming.clock);
         Ok(self.writer.write(&record)?)
     }
 
@@ -170,7 +173,7 @@ impl View for LogView {
 }
 
 struct ConnectionsView {
-    writer: Writer<Output>,
+    writer: Writer<ConnectionRecord, Output>,
     naming: Naming,
     left: Option<u64>,
 }
@@ -179,7 +182,7 @@ impl ConnectionsView {
     fn write(&mut self, connection: &Connection) -> Result<()> {
         count_down(&mut self.left);
         let cgroup = self.naming.cgroups.name(connection.cgroup);
-        let record = ConnectionRecord::new(connection, cgroup.as_deref(), self.naming.clock);
+        let record = ConnectionRecord::new(connection, cgroup, self.naming.clock);
         Ok(self.writer.write(&record)?)
     }
 }
