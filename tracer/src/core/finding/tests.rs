@@ -467,7 +467,9 @@ fn every_topic_that_a_finding_can_name_has_a_remedy() {
     topics.extend(Cause::ALL.map(Cause::name));
     topics.extend([true, false].map(time_wait_ports::topic));
     topics.extend([State::FIN_WAIT1, State::FIN_WAIT2, State::LAST_ACK].map(peer_not_closing::topic));
-    topics.extend([connects(3, 0, 0), connects(0, 3, 0), connects(0, 0, 3)]);
+    let failures = [connects(3, 0, 0), connects(1, 3, 2), connects(1, 2, 3)];
+    assert_eq!(failures, ["connect_refused", "connect_unanswered", "connect_unreachable"]);
+    topics.extend(failures);
     topics.extend([resets::topic(true, None), resets::topic(false, None)]);
     topics.extend(ResetCause::ALL.map(|cause| resets::topic(false, Some(cause))));
     for topic in topics {
