@@ -1,13 +1,16 @@
 //! The command line as it is typed. It is only parsed here; `config` checks it against the machine, and clap's types go
 //! no further than that.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, ffi::OsStr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValue, StringValueParser, TypedValueParser},
+};
 use clap_complete::Shell;
 use ipnet::IpNet;
 
-use crate::core::state::State;
+use crate::core::{manual, state::State};
 
 /// Follows every TCP connection of this host through the kernel's state transitions, and says which program leaks
 /// sockets and why.
@@ -36,6 +39,7 @@ pub enum Command {
     /// What a state, a finding or a cause means
     Explain {
         /// A state (CLOSE_WAIT), a finding (close_wait), a cause (fin_unread) …; without one, the list
+        #[arg(value_parser = Topic, hide_possible_values = true)]
         topic: Option<String>,
     },
     /// Print the completions of a shell
@@ -238,6 +242,24 @@ pub enum AttachArg {
     Btf,
     /// The classic tracepoint
     Tracepoint,
+}
+
+/// Any text, with the topics for the shell to complete. What is no topic is not clap's to refuse: there are more spellings
+/// than it could list.
+#[derive(Clone)]
+struct Topic;
+
+impl TypedValueParser for Topic {
+    type Value = String;
+
+    fn parse_ref(&self, command: &clap::Command, arg: Option<&clap::Arg>, text: &OsStr) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, arg, text)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let names: BTreeSet<&str> = manual::topics().iter().map(|topic| topic.name).collect();
+        Some(Box::new(names.into_iter().map(PossibleValue::new)))
+    }
 }
 
 fn parse_state(text: &str) -> Result<State, String> {

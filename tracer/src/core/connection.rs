@@ -19,6 +19,9 @@ pub enum Certainty {
 }
 
 impl Certainty {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Exact, Self::AtLeast, Self::Unknown];
+
     /// As in records.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -57,6 +60,9 @@ pub enum Opening {
 }
 
 impl Opening {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Active, Self::Passive, Self::FastOpen, Self::Simultaneous, Self::PreExisting];
+
     /// As in records.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -98,6 +104,21 @@ pub enum Closing {
 }
 
 impl Closing {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Active,
+        Self::Passive,
+        Self::Simultaneous,
+        Self::ResetReceived,
+        Self::ResetSent,
+        Self::Refused,
+        Self::TimedOut,
+        Self::NoLocalPort,
+        Self::Killed,
+        Self::Aborted,
+        Self::Unknown,
+    ];
+
     /// As in records.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -132,6 +153,24 @@ pub enum ResetCause {
     Unknown,
 }
 
+impl ResetCause {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Linger, Self::UnreadData, Self::DataAfterClose, Self::ListenerClosed, Self::Unknown];
+
+    /// As the documents call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linger => "reset_linger",
+            Self::UnreadData => "reset_unread_data",
+            Self::DataAfterClose => "reset_data_after_close",
+            Self::ListenerClosed => "reset_listener_closed",
+            Self::Unknown => "reset_unexplained",
+        }
+    }
+}
+
 /// What the kernel keeps of a connection after its socket is closed. No transition shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AfterClose {
@@ -146,6 +185,9 @@ pub enum AfterClose {
 }
 
 impl AfterClose {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::TimeWait, Self::FinWait2, Self::None, Self::Unknown];
+
     /// As in records.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -172,6 +214,9 @@ pub enum ProcessSource {
 }
 
 impl ProcessSource {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Opener, Self::Holder, Self::Closer, Self::Listener];
+
     /// As in records.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -153,6 +153,9 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Kernel, Self::Snapshot, Self::Repaired];
+
     /// As in records.
     #[must_use]
     pub fn name(self) -> &'static str {

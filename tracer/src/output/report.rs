@@ -186,6 +186,7 @@ fn write_finding(to: &mut impl Write, finding: &Finding, colour: bool) -> io::Re
     for (number, line) in wrapped(&finding.remedy, 95).into_iter().enumerate() {
         writeln!(to, "          {} {line}", if number == 0 { "fix:" } else { "    " })?;
     }
+    writeln!(to, "          more: tracer explain {}", finding.topic)?;
     writeln!(to)
 }
 

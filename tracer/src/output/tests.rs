@@ -228,6 +228,7 @@ fn findings() -> Vec<Finding> {
         cause: Some(Cause::EofReadNotClosed),
         evidence: vec!["descriptors open: 1190 of 4096".to_owned()],
         remedy: "the program forgets close() after read() returned 0".to_owned(),
+        topic: "eof_read_not_closed",
         sockets: (12..19).map(socket).collect(),
     }]
 }

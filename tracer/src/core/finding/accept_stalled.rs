@@ -43,10 +43,6 @@ fn judge(listener: &Socket, tracker: &Tracker, facts: &Facts) -> Option<Finding>
         oldest_ns,
         oldest_certainty: waiting.first().map_or(Certainty::AtLeast, |socket| socket.age_certainty),
         evidence,
-        remedy:
-            "the accept loop is stuck or too slow: look at what the accepting thread waits for; a longer backlog only \
-                 hides it"
-                .to_owned(),
         sockets: waiting.into_iter().take(SAMPLE).collect(),
         ..Finding::new(
             Kind::AcceptStalled,

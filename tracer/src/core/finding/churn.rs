@@ -33,8 +33,6 @@ pub(super) fn detect(tally: &Tally, facts: &Facts) -> Vec<Finding> {
                     mean_ns as f64 / 1e6,
                     short.bytes / short.count.max(1)
                 )],
-                remedy: "keep the connection alive, or use a pool: each of these costs a handshake, and a local port for 60 s"
-                    .to_owned(),
                 ..Finding::new(
                     Kind::Churn,
                     if rate >= HIGH_RATE { Severity::Warning } else { Severity::Info },

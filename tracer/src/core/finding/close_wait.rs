@@ -121,13 +121,13 @@ fn finding(group: Group, members: Members<'_>, facts: &Facts) -> Finding {
         eta_s,
         cause: Some(group.cause),
         evidence: evidence(group.cause, &stuck, usage, facts),
-        remedy: remedy(group.cause).to_owned(),
         sockets: stuck.iter().take(SAMPLE).map(|one| sample(one, group.pid, facts)).collect(),
         ..Finding::new(
             Kind::CloseWait,
             severity(count, growth_per_min, usage, eta_s),
             format!("{who} leaves {} in CLOSE_WAIT: {}", counted(count, "socket"), in_words(group.cause)),
         )
+        .explained_in(group.cause.name())
     }
 }
 
@@ -197,25 +197,4 @@ fn evidence(cause: Cause, stuck: &[Stuck<'_>], usage: Option<DescriptorUsage>, f
         ));
     }
     lines
-}
-
-fn remedy(cause: Cause) -> &'static str {
-    match cause {
-        Cause::NeverAccepted => {
-            "the accept loop is stuck or too slow: look at what the accepting thread does; more workers or a shorter \
-             backlog do not cure it"
-        }
-        Cause::DataUnread => {
-            "the reader is stuck: look at what the thread that owns the connection waits for (a lock, a slow backend, a \
-             full pipe)"
-        }
-        Cause::FinUnread => {
-            "nobody polls these connections any more: a pool keeps dead ones (validate or expire idle connections), or \
-             their worker is stuck"
-        }
-        Cause::EofReadNotClosed => {
-            "the program forgets close() after read() returned 0: look for the path that returns early there, often an \
-             error path; until it is mended, a restart frees them"
-        }
-    }
 }

@@ -49,9 +49,6 @@ fn finding(netns: u32, process: Process, left: &[&FileLeft], facts: &Facts) -> F
         oldest_ns: left.first().map_or(0, |one| facts.now_ns.saturating_sub(one.closed_ns)),
         oldest_certainty: Certainty::Exact,
         evidence,
-        remedy: "the program must close() a connection after any error: look at its handling of ECONNRESET and \
-                 ETIMEDOUT, and let idle connections be polled so that it notices"
-            .to_owned(),
         sockets: left
             .iter()
             .take(SAMPLE)

@@ -29,11 +29,6 @@ fn finding(failure: &Failure, connects: &Connects, facts: &Facts) -> Finding {
     let mut other: Vec<(&u32, &u64)> = connects.other.iter().collect();
     other.sort_unstable();
     how.extend(other.into_iter().map(|(error, count)| format!("{count} {}", Errno(*error).name().unwrap_or_default())));
-    let remedy = if refused >= timed_out {
-        "nobody listens there: is the service up, is the address right, does it listen on that interface?"
-    } else {
-        "no answer: a firewall drops the packets, the route is wrong, or the host is down"
-    };
     Finding {
         process: connects.process,
         remote: Some(failure.remote),
@@ -41,7 +36,6 @@ fn finding(failure: &Failure, connects: &Connects, facts: &Facts) -> Finding {
         count: failed,
         growth_per_min: per_minute(failed, facts.window_ns),
         evidence: vec![format!("of {}: {}", counted(attempts, "connect() call"), how.join(", "))],
-        remedy: remedy.to_owned(),
         ..Finding::new(
             Kind::ConnectFailures,
             // Every second one, and more than a handful: whoever depends on it is in trouble.
@@ -52,5 +46,18 @@ fn finding(failure: &Failure, connects: &Connects, facts: &Facts) -> Finding {
                 failure.remote
             ),
         )
+        .explained_in(topic(connects))
+    }
+}
+
+/// By what most of them failed with.
+pub(super) fn topic(connects: &Connects) -> &'static str {
+    let other = connects.failed() - connects.refused - connects.timed_out;
+    if connects.refused >= connects.timed_out.max(other) {
+        "connect_refused"
+    } else if connects.timed_out >= other {
+        "connect_unanswered"
+    } else {
+        "connect_unreachable"
     }
 }

@@ -29,6 +29,7 @@ pub use self::{
 use super::{
     connection::{Certainty, Process, ProcessSource},
     endpoint::Endpoint,
+    manual,
     snapshot::Socket,
     state::State,
     tracker::Tracker,
@@ -195,6 +196,8 @@ pub struct Finding {
     pub evidence: Vec<String>,
     /// What to do.
     pub remedy: String,
+    /// Where the documents say that, and more.
+    pub topic: &'static str,
     /// A sample, the oldest first.
     pub sockets: Vec<FoundSocket>,
 }
@@ -217,9 +220,15 @@ impl Finding {
             eta_s: None,
             cause: None,
             evidence: Vec::new(),
-            remedy: String::new(),
+            remedy: manual::remedy(kind.name()).unwrap_or_default(),
+            topic: kind.name(),
             sockets: Vec::new(),
         }
+    }
+
+    /// With the remedy of a topic that says more of this case than that of its kind.
+    fn explained_in(self, topic: &'static str) -> Self {
+        Self { remedy: manual::remedy(topic).unwrap_or_default(), topic, ..self }
     }
 }
 

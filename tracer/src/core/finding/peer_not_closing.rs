@@ -58,19 +58,13 @@ fn finding(netns: u32, state: State, mut hanging: Vec<Hanging<'_>>, facts: &Fact
     let count = hanging.len() as u64;
     let oldest = &hanging[0];
     let unsent: u64 = hanging.iter().map(|one| u64::from(one.socket.send_queue)).sum();
-    let (what, mut evidence, remedy) = if state == State::FIN_WAIT2 {
+    let (what, mut evidence) = if state == State::FIN_WAIT2 {
         (
             "the peer does not close",
             vec!["our FIN is acknowledged, the peer's has not come: it sits in CLOSE_WAIT there".to_owned()],
-            "look for the CLOSE_WAIT on the peer's host; here, close() instead of shutdown() alone lets the kernel drop \
-             these after tcp_fin_timeout",
         )
     } else {
-        (
-            "our FIN is not acknowledged",
-            vec![format!("{} in the send queues", counted(unsent, "byte"))],
-            "the peer is gone, or its program does not read and its window is closed; TCP_USER_TIMEOUT bounds the wait",
-        )
+        ("our FIN is not acknowledged", vec![format!("{} in the send queues", counted(unsent, "byte"))])
     };
     let orphans = hanging.iter().filter(|one| one.socket.inode == 0).count() as u64;
     if orphans > 0 {
@@ -85,7 +79,6 @@ fn finding(netns: u32, state: State, mut hanging: Vec<Hanging<'_>>, facts: &Fact
         oldest_ns: oldest.age_ns,
         oldest_certainty: oldest.age_certainty,
         evidence,
-        remedy: remedy.to_owned(),
         sockets: hanging
             .iter()
             .take(SAMPLE)
@@ -107,5 +100,10 @@ fn finding(netns: u32, state: State, mut hanging: Vec<Hanging<'_>>, facts: &Fact
                 counted(count, "socket")
             ),
         )
+        .explained_in(topic(state))
     }
+}
+
+pub(super) fn topic(state: State) -> &'static str {
+    if state == State::FIN_WAIT2 { "peer_keeps_open" } else { "fin_not_acknowledged" }
 }

@@ -64,7 +64,6 @@ fn judge(netns: u32, local: Endpoint, gone: &GoneListener, tracker: &Tracker, fa
             open,
             minis.len()
         )],
-        remedy: "set SO_REUSEADDR before bind(); on another way, wait".to_owned(),
         ..Finding::new(
             Kind::PortBlocked,
             Severity::Info,

@@ -5,7 +5,7 @@ use super::{
     tally::{ResetKind, Resets},
     who,
 };
-use crate::core::connection::{Certainty, ResetCause};
+use crate::core::connection::{Certainty, Closing, ResetCause};
 
 /// Below this many, and this share of a process's connections, resets are everyday life: clients that go away.
 const AT_LEAST: u64 = 10;
@@ -25,7 +25,7 @@ pub(super) fn detect(tally: &Tally, facts: &Facts) -> Vec<Finding> {
 fn finding(kind: &ResetKind, resets: &Resets, tally: &Tally, facts: &Facts) -> Finding {
     let count = resets.count;
     let ended = tally.ended.get(&(kind.netns, kind.pid)).copied().unwrap_or(count);
-    let (what, remedy) = in_words(kind);
+    let what = in_words(kind);
     Finding {
         process: resets.process,
         local: common_end(resets.sample.iter().map(|tuple| tuple.local)),
@@ -34,7 +34,6 @@ fn finding(kind: &ResetKind, resets: &Resets, tally: &Tally, facts: &Facts) -> F
         count,
         growth_per_min: per_minute(count, facts.window_ns),
         evidence: vec![format!("{count} of {} that ended meanwhile", counted(ended, "connection"))],
-        remedy: remedy.to_owned(),
         sockets: resets
             .sample
             .iter()
@@ -52,37 +51,22 @@ fn finding(kind: &ResetKind, resets: &Resets, tally: &Tally, facts: &Facts) -> F
             if count * 2 >= ended { Severity::Warning } else { Severity::Info },
             format!("{}: {} {what}", who(resets.process, resets.cgroup, facts), counted(count, "connection")),
         )
+        .explained_in(topic(kind.killed, kind.cause))
     }
 }
 
-fn in_words(kind: &ResetKind) -> (&'static str, &'static str) {
+fn in_words(kind: &ResetKind) -> &'static str {
     match (kind.killed, kind.cause) {
-        (true, _) => (
-            "killed by another process (SOCK_DESTROY)",
-            "somebody runs ss -K or the like on this host: a firewall agent, or a proxy that moves connections",
-        ),
-        (_, None) => (
-            "reset by the peer",
-            "the peer's program closes with unread data or SO_LINGER 0, crashed, or a firewall or load balancer between cut \
-             the connection off",
-        ),
-        (_, Some(ResetCause::Linger)) => (
-            "reset by us: SO_LINGER is set",
-            "with a linger time of 0, close() throws away what was not sent yet: meant for aborts only",
-        ),
-        (_, Some(ResetCause::UnreadData)) => (
-            "reset by us: closed with unread data",
-            "the program closes before it has read all: read to the end (or shutdown() and drain) before close(), else the \
-             peer may lose the answer",
-        ),
-        (_, Some(ResetCause::DataAfterClose)) => (
-            "reset by us: data came after close()",
-            "the peer was still sending when the program here closed: agree on who ends the conversation",
-        ),
-        (_, Some(ResetCause::ListenerClosed)) => (
-            "reset by us: the listener was closed before they were accepted",
-            "drain the accept queue before closing the listener, or hand it over",
-        ),
-        (_, Some(ResetCause::Unknown)) => ("reset by us", "the reason is not known"),
+        (true, _) => "killed by another process (SOCK_DESTROY)",
+        (_, None) => "reset by the peer",
+        (_, Some(ResetCause::Linger)) => "reset by us: SO_LINGER is set",
+        (_, Some(ResetCause::UnreadData)) => "reset by us: closed with unread data",
+        (_, Some(ResetCause::DataAfterClose)) => "reset by us: data came after close()",
+        (_, Some(ResetCause::ListenerClosed)) => "reset by us: the listener was closed before they were accepted",
+        (_, Some(ResetCause::Unknown)) => "reset by us",
     }
+}
+
+pub(super) fn topic(killed: bool, cause: Option<ResetCause>) -> &'static str {
+    if killed { Closing::Killed.name() } else { cause.map_or("reset_by_peer", ResetCause::name) }
 }

@@ -457,6 +457,28 @@ mod any_input {
 }
 
 #[test]
+fn every_topic_that_a_finding_can_name_has_a_remedy() {
+    let connects = |refused, timed_out, unreachable| {
+        let other = FxHashMap::from_iter([(113, unreachable)]);
+        connect_failures::topic(&tally::Connects { refused, timed_out, other, ..tally::Connects::default() })
+    };
+    let of_cases = [Kind::CloseWait, Kind::TimeWaitPorts, Kind::PeerNotClosing, Kind::ConnectFailures, Kind::Resets];
+    let mut topics: Vec<&str> = Kind::ALL.into_iter().filter(|kind| !of_cases.contains(kind)).map(Kind::name).collect();
+    topics.extend(Cause::ALL.map(Cause::name));
+    topics.extend([true, false].map(time_wait_ports::topic));
+    topics.extend([State::FIN_WAIT1, State::FIN_WAIT2, State::LAST_ACK].map(peer_not_closing::topic));
+    let failures = [connects(3, 0, 0), connects(1, 3, 2), connects(1, 2, 3)];
+    assert_eq!(failures, ["connect_refused", "connect_unanswered", "connect_unreachable"]);
+    topics.extend(failures);
+    topics.extend([resets::topic(true, None), resets::topic(false, None)]);
+    topics.extend(ResetCause::ALL.map(|cause| resets::topic(false, Some(cause))));
+    for topic in topics {
+        let remedy = manual::remedy(topic).unwrap_or_default();
+        assert!((60..=330).contains(&remedy.len()), "{topic}: {} characters", remedy.len());
+    }
+}
+
+#[test]
 fn common_ends_keep_what_all_share() {
     let end = |last, port| Endpoint::new(Address::v4([10, 0, 0, last]), port);
     assert_eq!(common_end([end(1, 80), end(1, 80)]), Some(end(1, 80)));

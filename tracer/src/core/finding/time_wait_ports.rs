@@ -149,7 +149,6 @@ fn finding(destination: Destination, usage: &Use, ports: &Ports<'_>, facts: &Fac
         growth_per_min: rate.map(|rate| rate * 60.0),
         eta_s,
         evidence: evidence(usage, ports, rate),
-        remedy: remedy(ports.settings),
         sockets: usage.sample.clone(),
         ..Finding::new(
             Kind::TimeWaitPorts,
@@ -162,6 +161,7 @@ fn finding(destination: Destination, usage: &Use, ports: &Ports<'_>, facts: &Fac
                 ports.available
             ),
         )
+        .explained_in(topic(reuses_time_wait(ports.settings, destination.local, destination.remote.address)))
     }
 }
 
@@ -187,11 +187,15 @@ fn evidence(usage: &Use, ports: &Ports<'_>, rate: Option<f64>) -> Vec<String> {
     lines
 }
 
-fn remedy(settings: &PortSettings) -> String {
-    let mut remedy = "keep connections alive or pool them, so that each carries more than one request".to_owned();
-    if settings.time_wait_reuse != 1 {
-        remedy.push_str("; meanwhile net.ipv4.tcp_tw_reuse=1 lets connect() take over ports in TIME_WAIT");
+pub(super) fn topic(reuses_time_wait: bool) -> &'static str {
+    if reuses_time_wait { "tw_reuse_on" } else { "tw_reuse_off" }
+}
+
+/// Whether connect() from one address to another may take over a port in TIME_WAIT (`tcp_twsk_unique()`).
+fn reuses_time_wait(settings: &PortSettings, local: Address, remote: Address) -> bool {
+    match settings.time_wait_reuse {
+        0 => false,
+        1 => true,
+        _ => local.ip().is_loopback() || remote.ip().is_loopback(),
     }
-    remedy.push_str("; a wider ip_local_port_range or more source addresses give room");
-    remedy
 }

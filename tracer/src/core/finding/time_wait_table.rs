@@ -27,9 +27,6 @@ fn judge(netns: u32, namespace: &NamespaceFacts) -> Option<Finding> {
         netns,
         count,
         evidence,
-        remedy: "a mini-socket is 256 bytes: raise net.ipv4.tcp_max_tw_buckets; and look for connections that could be kept \
-                 alive"
-            .to_owned(),
         ..Finding::new(
             Kind::TimeWaitTable,
             if overflows > 0 { Severity::Critical } else { Severity::Warning },
