@@ -9,6 +9,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NlasIterator};
 use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use rustc_hash::FxHashSet;
 
 use super::{clock::monotonic_ns, netns::Namespace};
 use crate::core::{
@@ -44,6 +45,8 @@ pub struct Wanted(u32);
 impl Wanted {
     /// Every socket that the kernel lists.
     pub const ALL: Self = Self(!0);
+    /// What a file may refer to: all but TIME_WAIT and incomplete handshakes.
+    pub const WITH_FILE: Self = Self(!(1 << State::TIME_WAIT.0 | 1 << State::NEW_SYN_RECV.0));
     /// TIME_WAIT and FIN_WAIT2: the mini-sockets, and the few full sockets in FIN_WAIT2.
     pub const MINI_SOCKETS: Self = Self(1 << State::TIME_WAIT.0 | 1 << State::FIN_WAIT2.0);
 }
@@ -69,6 +72,11 @@ pub fn dump(namespaces: &[Namespace], wanted: Wanted) -> Result<Snapshot> {
         Some(error) if snapshot.complete_netns.is_empty() => Err(error.context("cannot list sockets (sock_diag)")),
         _ => Ok(snapshot),
     }
+}
+
+/// Inodes of all listed sockets of these namespaces.
+pub fn inodes(namespaces: &[Namespace]) -> Result<FxHashSet<u64>> {
+    Ok(dump(namespaces, Wanted::WITH_FILE)?.inodes())
 }
 
 /// Dumps the current thread's namespace, IPv4 and IPv6. A dump that a change of the tables interrupted is taken again.
@@ -174,7 +182,7 @@ fn decode(bytes: &[u8], netns: u32) -> Option<Socket> {
 }
 
 /// `struct tcp_info`, which grows from kernel to kernel at its end.
-fn decode_info(bytes: &[u8]) -> Option<TcpInfo> {
+pub(super) fn decode_info(bytes: &[u8]) -> Option<TcpInfo> {
     Some(TcpInfo {
         last_data_sent_ms: u32_at(bytes, 44)?,
         last_data_recv_ms: u32_at(bytes, 52)?,
