@@ -2,6 +2,7 @@
 
 mod build_ebpf;
 mod demo;
+mod field;
 mod run;
 mod setup;
 mod test;
@@ -25,6 +26,7 @@ enum Command {
     BuildEbpf(build_ebpf::Args),
     Setup(setup::Args),
     Demo(demo::Args),
+    Field(field::Args),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf(args) => build_ebpf::run(&args),
         Command::Setup(args) => setup::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Field(args) => field::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
