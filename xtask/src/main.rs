@@ -1,5 +1,6 @@
 //! The chores of this repository, as `cargo xtask COMMAND`: one module for each command, and below them what they share.
 
+mod bench;
 mod build_ebpf;
 mod demo;
 mod field;
@@ -27,6 +28,7 @@ enum Command {
     Setup(setup::Args),
     Demo(demo::Args),
     Field(field::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Field(args) => field::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
