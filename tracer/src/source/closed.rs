@@ -27,7 +27,11 @@ use nix::{
 use rustc_hash::FxHashSet;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use super::{netns, owners::Owners, sock_diag};
+use super::{
+    netns::{self, Namespace},
+    owners::Owners,
+    sock_diag::{self, Wanted},
+};
 use crate::core::{
     endpoint::{Endpoint, Tuple},
     finding::{ClosedSocket, Holder},
@@ -64,7 +68,7 @@ pub fn find(owners: &Owners, listed: &FxHashSet<u64>) -> Result<Closed> {
         .sockets()
         .filter(|(inode, _)| !listed.contains(inode))
         .filter_map(|(inode, holders)| Some((inode, *holders.first()?)))
-        .filter(|(_, holder)| is_tcp(*holder))
+        .filter(|(_, holder)| may_be_tcp(*holder))
         .collect();
     let began = Instant::now();
     for pause in [Duration::ZERO, PATIENCE] {
@@ -73,7 +77,8 @@ pub fn find(owners: &Owners, listed: &FxHashSet<u64>) -> Result<Closed> {
         }
         thread::sleep(pause);
         // Of all namespaces, whatever the filters say: a process may hold sockets of several.
-        let listed = sock_diag::inodes(&netns::all()?)?;
+        let pids: FxHashSet<u32> = suspects.iter().map(|(_, holder)| holder.pid).collect();
+        let listed = all_listed(&netns::all_and_of_threads(pids)?)?;
         suspects.retain(|(inode, holder)| !listed.contains(inode) && still_holds(*holder, *inode));
     }
     let unlisted_for = began.elapsed();
@@ -94,10 +99,20 @@ fn path_of(holder: Holder) -> String {
     format!("/proc/{}/fd/{}", holder.pid, holder.fd)
 }
 
-fn is_tcp(holder: Holder) -> bool {
+/// By the protocol that its file was made for: what an MPTCP listener accepted from a peer without MPTCP is TCP.
+fn may_be_tcp(holder: Holder) -> bool {
     let mut name = [0; 16];
     let length = rustix::fs::getxattr(path_of(holder), "system.sockprotoname", &mut name[..]).unwrap_or(0);
-    matches!(&name[..length], b"TCP\0" | b"TCPv6\0")
+    matches!(&name[..length], b"TCP\0" | b"TCPv6\0" | b"MPTCP\0" | b"MPTCPv6\0")
+}
+
+fn all_listed(namespaces: &[Namespace]) -> Result<FxHashSet<u64>> {
+    let mut listed = sock_diag::dump(namespaces, Wanted::WITH_FILE)?.inodes();
+    // A kernel without MPTCP has none to list.
+    if let Ok(mptcp) = sock_diag::dump(namespaces, Wanted::MPTCP_WITH_FILE) {
+        listed.extend(mptcp.inodes());
+    }
+    Ok(listed)
 }
 
 fn still_holds(holder: Holder, inode: u64) -> bool {
@@ -113,6 +128,9 @@ fn inspect(inode: u64, holder: Holder) -> io::Result<Option<ClosedSocket>> {
     let socket = pidfd_getfd(process, holder.fd, PidfdGetfdFlags::empty())?;
     // The number may stand for another file by now.
     if rustix::fs::fstat(&socket)?.st_ino != inode {
+        return Ok(None);
+    }
+    if rustix::net::sockopt::socket_protocol(&socket)? != Some(rustix::net::ipproto::TCP) {
         return Ok(None);
     }
     let bytes = getsockopt(&socket, GetTcpInfo)?;
@@ -187,8 +205,8 @@ mod tests {
         let udp = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
         let unix = UnixDatagram::unbound().expect("a unix socket");
 
-        let own = netns::Namespace::own().expect("a namespace");
-        let found = find(&Owners::scan(), &sock_diag::inodes(std::slice::from_ref(&own)).expect("a dump"));
+        let own = Namespace::own().expect("a namespace");
+        let found = find(&Owners::scan(), &all_listed(std::slice::from_ref(&own)).expect("a dump"));
         let found = found.expect("a look").sockets;
         let of = |inode| found.iter().find(|socket| socket.inode == inode);
         let known = of(inode_of(&over)).expect("what was reset");

@@ -407,6 +407,29 @@ fn a_descriptor_that_outlived_its_connection_before_the_tracer_is_found() {
     });
 }
 
+/// To its listener's name it is MPTCP.
+#[test]
+fn what_an_mptcp_listener_accepted_is_tcp_and_is_found() {
+    in_new_namespace(|| {
+        let (stream, mptcp) = (socket2::Type::STREAM, Some(socket2::Protocol::MPTCP));
+        let Ok(listener) = socket2::Socket::new(socket2::Domain::IPV4, stream, mptcp) else {
+            return eprintln!("not in this kernel");
+        };
+        let here: socket2::SockAddr = std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into();
+        listener.bind(&here).expect("bound");
+        listener.listen(8).expect("listening");
+        let connected = socket2::Socket::new(socket2::Domain::IPV4, stream, mptcp).expect("a socket");
+        connected.connect(&local(&listener).into()).expect("connected");
+        let (_accepted, _) = listener.accept().expect("accepted");
+        let listener: TcpListener = listener.into();
+        let over = reset(&listener);
+        let ended = run("diagnose --snapshot --format json --netns self --close-wait-age 0s");
+        let report = report(&ended);
+        assert_values(&report["findings"][0], &json!({"kind": "closed_not_released", "count": 1}));
+        assert_eq!(report["findings"][0]["sockets"][0]["fds"], json!([over.as_raw_fd()]));
+    });
+}
+
 /// Sockets that no list shows, and that nobody has forgotten.
 fn never_connected(listener: &TcpListener) -> Vec<socket2::Socket> {
     const MPTCP: socket2::Protocol = socket2::Protocol::MPTCP;
