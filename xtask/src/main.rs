@@ -1,7 +1,9 @@
 //! The chores of this repository, as `cargo xtask COMMAND`: one module for each command, and below them what they share.
 
+mod bench;
 mod build_ebpf;
 mod demo;
+mod field;
 mod run;
 mod setup;
 mod test;
@@ -25,6 +27,8 @@ enum Command {
     BuildEbpf(build_ebpf::Args),
     Setup(setup::Args),
     Demo(demo::Args),
+    Field(field::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +38,8 @@ fn main() -> ExitCode {
         Command::BuildEbpf(args) => build_ebpf::run(&args),
         Command::Setup(args) => setup::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Field(args) => field::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

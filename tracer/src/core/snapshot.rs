@@ -1,5 +1,7 @@
 //! What sock_diag says: the sockets that exist at a moment, as the tracker and the findings need them.
 
+use rustc_hash::FxHashSet;
+
 use super::{endpoint::Tuple, state::State};
 
 /// One dump of the kernel's TCP sockets.
@@ -13,6 +15,14 @@ pub struct Snapshot {
     pub complete_netns: Vec<u32>,
     /// The sockets.
     pub sockets: Vec<Socket>,
+}
+
+impl Snapshot {
+    /// Inodes of the sockets' files.
+    #[must_use]
+    pub fn inodes(&self) -> FxHashSet<u64> {
+        self.sockets.iter().map(|socket| socket.inode).filter(|inode| *inode != 0).collect()
+    }
 }
 
 /// A socket in a dump.

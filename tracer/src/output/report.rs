@@ -72,7 +72,8 @@ struct FindingRecord<'a> {
 struct SocketRecord {
     cookie: Option<u64>,
     local: String,
-    remote: String,
+    /// `None` where the kernel tells it no more.
+    remote: Option<String>,
     age_ns: u64,
     age_certainty: &'static str,
     fds: Vec<i32>,
@@ -83,7 +84,7 @@ impl From<&FoundSocket> for SocketRecord {
         Self {
             cookie: (socket.cookie != 0).then_some(socket.cookie),
             local: socket.local.to_string(),
-            remote: socket.remote.to_string(),
+            remote: (socket.remote != Endpoint::UNKNOWN).then(|| socket.remote.to_string()),
             age_ns: socket.age_ns,
             age_certainty: socket.age_certainty.name(),
             fds: socket.fds.clone(),
@@ -177,7 +178,8 @@ fn write_finding(to: &mut impl Write, finding: &Finding, colour: bool) -> io::Re
         let fds = socket.fds.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
         let fds = if fds.is_empty() { String::new() } else { format!("   fd {fds}") };
         let age = format!("{}{}", at_least(socket.age_certainty), table::duration(socket.age_ns));
-        writeln!(to, "            {} ← {}   {age}{fds}", socket.local, socket.remote)?;
+        let remote = if socket.remote == Endpoint::UNKNOWN { "?".to_owned() } else { socket.remote.to_string() };
+        writeln!(to, "            {} ← {remote}   {age}{fds}", socket.local)?;
     }
     let hidden = (finding.count as usize).saturating_sub(SHOWN);
     if hidden > 0 && finding.sockets.iter().any(|socket| socket.cookie != 0) {

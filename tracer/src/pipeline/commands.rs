@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use anyhow::Result;
+use rustc_hash::FxHashSet;
 
 use super::{
     facts::{self, Baseline, Watched},
@@ -99,8 +100,15 @@ fn watch_and_judge(config: &Diagnose) -> Result<Judged> {
     let filter = &config.trace.filters.socket;
     let baseline = Baseline::read(&live::namespaces(&filter.netns)?);
     let mut view = DiagnoseView::default();
-    let Finished { tracker, namespaces, loss, window_ns } = live::run(&config.trace, &mut view)?;
-    let watched = Watched { namespaces: &namespaces, tally: &view.tally, baseline: &baseline, window_ns };
+    let Finished { tracker, unlisted, namespaces, loss, window_ns } = live::run(&config.trace, &mut view)?;
+    let watched = Watched {
+        filters: &config.trace.filters,
+        namespaces: &namespaces,
+        tally: &view.tally,
+        baseline: &baseline,
+        unlisted: &unlisted,
+        window_ns,
+    };
     let facts = facts::sample(&watched, facts::dump(&config.trace.filters, &namespaces)?);
     let findings = finding::detect(&tracker, &view.tally, &facts, &config.thresholds);
     Ok(Judged { findings, loss, window_ns })
@@ -110,12 +118,19 @@ fn watch_and_judge(config: &Diagnose) -> Result<Judged> {
 fn judge_now(config: &Diagnose) -> Result<Judged> {
     let filter = &config.trace.filters.socket;
     let namespaces = live::namespaces(&filter.netns)?;
-    let snapshot = facts::dump(&config.trace.filters, &namespaces)?;
+    let dump = facts::dump(&config.trace.filters, &namespaces)?;
     let mut tracker = Tracker::new(Limits { max_connections: config.trace.max_connections, ..Limits::default() });
-    tracker.merge(&snapshot, MergeKind::StartUp, &|_| None, &mut Effects::default());
+    tracker.merge(&dump.snapshot, MergeKind::StartUp, &|_| None, &mut Effects::default());
     let (tally, baseline) = (Tally::default(), Baseline::read(&[]));
-    let watched = Watched { namespaces: &namespaces, tally: &tally, baseline: &baseline, window_ns: 0 };
-    let facts = facts::sample(&watched, snapshot);
+    let watched = Watched {
+        filters: &config.trace.filters,
+        namespaces: &namespaces,
+        tally: &tally,
+        baseline: &baseline,
+        unlisted: &FxHashSet::default(),
+        window_ns: 0,
+    };
+    let facts = facts::sample(&watched, dump);
     let findings = finding::detect(&tracker, &tally, &facts, &config.thresholds);
     Ok(Judged { findings, loss: LossRecord::default(), window_ns: 0 })
 }

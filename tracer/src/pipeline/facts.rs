@@ -7,12 +7,14 @@ use crate::{
     config::Filters,
     core::{
         filter::Verdict,
-        finding::{Facts, Holder, NamespaceCounters, NamespaceFacts, Tally},
+        finding::{ClosedSocket, Facts, Holder, NamespaceCounters, NamespaceFacts, Tally},
         snapshot::{Snapshot, Socket, SocketKind},
         state::State,
     },
+    problem::{one_line, tell},
     source::{
         cgroups::Cgroups,
+        closed::{self, Closed},
         netns::Namespace,
         owners::{self, Owners},
         sock_diag::{self, Wanted},
@@ -41,25 +43,39 @@ impl Baseline {
 
 /// What was watched before the sample is taken.
 pub(super) struct Watched<'a> {
+    pub(super) filters: &'a Filters,
     pub(super) namespaces: &'a [Namespace],
     pub(super) tally: &'a Tally,
     pub(super) baseline: &'a Baseline,
+    /// Inodes of sockets that somebody held at the window's beginning and that no list had.
+    pub(super) unlisted: &'a FxHashSet<u64>,
     pub(super) window_ns: u64,
 }
 
+/// A dump for the findings.
+pub(super) struct Dump {
+    /// The sockets that the filters let pass.
+    pub(super) snapshot: Snapshot,
+    /// Inodes of all, whatever the filters say.
+    listed: FxHashSet<u64>,
+}
+
 /// Dumps all sockets that the filters let pass.
-pub(super) fn dump(filters: &Filters, namespaces: &[Namespace]) -> Result<Snapshot> {
+pub(super) fn dump(filters: &Filters, namespaces: &[Namespace]) -> Result<Dump> {
     let mut snapshot = sock_diag::dump(namespaces, Wanted::ALL).context("cannot look for stuck sockets")?;
+    let listed = snapshot.inodes();
     snapshot.sockets.retain(|socket| {
         let is_full = socket.kind == SocketKind::Full;
         filters.socket.verdict(&socket.tuple, socket.state) != Verdict::No
             && (!is_full || filters.owner.matches_cgroup(socket.cgroup))
     });
-    Ok(snapshot)
+    Ok(Dump { snapshot, listed })
 }
 
-/// Takes the sample; `snapshot` is a dump of just now.
-pub(super) fn sample(watched: &Watched<'_>, snapshot: Snapshot) -> Facts {
+/// Takes the sample; the dump is of just now.
+pub(super) fn sample(watched: &Watched<'_>, Dump { snapshot, listed }: Dump) -> Facts {
+    let owners = Owners::scan();
+    let closed = closed(watched, &owners, &listed);
     let mut sockets = snapshot.sockets;
     sockets.retain(|socket| socket.kind == SocketKind::Full);
     let suspects: FxHashSet<u64> = sockets
@@ -67,10 +83,9 @@ pub(super) fn sample(watched: &Watched<'_>, snapshot: Snapshot) -> Facts {
         .filter(|socket| is_suspect(socket))
         .map(|socket| socket.inode)
         .chain(watched.tally.inodes_left())
+        .chain(closed.iter().map(|socket| socket.inode))
         .filter(|inode| *inode != 0)
         .collect();
-    // The scan costs a system call for each descriptor of the host.
-    let owners = if suspects.is_empty() { Owners::default() } else { Owners::scan() };
     let holders: FxHashMap<u64, Vec<Holder>> = suspects
         .into_iter()
         .map(|inode| (inode, owners.of(inode).to_vec()))
@@ -90,8 +105,27 @@ pub(super) fn sample(watched: &Watched<'_>, snapshot: Snapshot) -> Facts {
         cgroups: ids.into_iter().filter_map(|id| cgroups.name(id).map(|path| (id, path))).collect(),
         unreadable_processes: owners.denied,
         holders,
+        closed,
         sockets,
     }
+}
+
+/// Connections that were over before anybody watched, and were not closed.
+fn closed(watched: &Watched<'_>, owners: &Owners, listed: &FxHashSet<u64>) -> Vec<ClosedSocket> {
+    let Closed { mut sockets, denied } = closed::find(owners, listed).unwrap_or_else(|error| {
+        tell(format_args!("{}: connections that were over before are not known", one_line(&error)));
+        Closed::default()
+    });
+    if denied > 0 {
+        tell(format_args!(
+            "{denied} TCP socket(s) that no list has could not be looked at: run as root to see which are left behind"
+        ));
+    }
+    sockets.retain(|socket| watched.filters.socket.verdict(&socket.tuple, State::CLOSE) == Verdict::Yes);
+    for socket in sockets.iter_mut().filter(|socket| watched.unlisted.contains(&socket.inode)) {
+        socket.was_unlisted_for(watched.window_ns);
+    }
+    sockets
 }
 
 /// Whether a finding may want to know who holds this socket.

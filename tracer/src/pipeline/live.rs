@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustc_hash::FxHashSet;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
@@ -64,6 +65,8 @@ pub(super) trait View {
 pub(super) struct Finished {
     /// The connections.
     pub(super) tracker: Tracker,
+    /// Inodes of sockets that somebody held at the beginning and that no list had then.
+    pub(super) unlisted: FxHashSet<u64>,
     /// The namespaces that were traced.
     pub(super) namespaces: Vec<Namespace>,
     /// What happened to the events.
@@ -124,6 +127,7 @@ struct Live<'a> {
     evicted_told: bool,
     snapshot: Option<(MergeKind, Dump)>,
     minis: Option<JoinHandle<Result<Snapshot>>>,
+    unlisted: FxHashSet<u64>,
     /// Another snapshot is needed after the one under way.
     resync_wanted: bool,
 }
@@ -142,6 +146,7 @@ impl<'a> Live<'a> {
             evicted_told: false,
             snapshot: None,
             minis: None,
+            unlisted: FxHashSet::default(),
             resync_wanted: false,
         }
     }
@@ -295,6 +300,9 @@ impl<'a> Live<'a> {
             Ok((mut snapshot, owners)) => {
                 // What happened before the dump's end is in the buffer by now, and has to be known first.
                 self.take_all(kernel)?;
+                if kind == MergeKind::StartUp {
+                    self.unlisted = owners.unlisted(&snapshot.inodes());
+                }
                 self.keep_wanted(&mut snapshot);
                 let holder = |inode| owners.process_of(inode);
                 self.tracker.merge(&snapshot, kind, &holder, &mut self.effects);
@@ -408,6 +416,7 @@ impl<'a> Live<'a> {
         let repaired = self.tracker.counts().repaired;
         Ok(Finished {
             tracker: self.tracker,
+            unlisted: self.unlisted,
             namespaces: namespaces(&self.trace.filters.socket.netns)?,
             loss: LossRecord { seen, dropped, missed, repaired },
             window_ns,

@@ -3,6 +3,7 @@
 
 pub mod cgroups;
 pub mod clock;
+pub mod closed;
 pub mod kernel;
 pub mod netns;
 pub mod owners;

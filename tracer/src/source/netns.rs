@@ -56,9 +56,16 @@ impl Namespace {
 /// All namespaces that a process lives in or that are kept by name, the own one first. What cannot be read (other
 /// users' processes, without the privilege) is left out.
 pub fn all() -> Result<Vec<Namespace>> {
+    all_and_of_threads([])
+}
+
+/// Likewise, and those that only some thread of these processes lives in.
+pub fn all_and_of_threads(pids: impl IntoIterator<Item = u32>) -> Result<Vec<Namespace>> {
     let own = Namespace::own()?;
     let mut others = BTreeMap::new();
-    for path in process_namespaces().into_iter().chain(named_namespaces()) {
+    let threads = pids.into_iter().flat_map(|pid| entries_of(&PathBuf::from(format!("/proc/{pid}/task"))));
+    let threads = threads.map(|thread| thread.join("ns/net"));
+    for path in process_namespaces().into_iter().chain(named_namespaces()).chain(threads) {
         if let Ok(inum) = inum_of(&path)
             && inum != own.inum
         {

@@ -6,7 +6,7 @@
 use std::{fs, io::ErrorKind, os::unix::ffi::OsStrExt, path::Path};
 
 use procfs::process::{LimitValue, Process as ProcProcess};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::core::{
     connection::{Process, ProcessSource},
@@ -64,6 +64,17 @@ impl Owners {
     #[must_use]
     pub fn of(&self, inode: u64) -> &[Holder] {
         self.by_inode.get(&inode).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every socket that somebody holds, with its inode.
+    pub fn sockets(&self) -> impl Iterator<Item = (u64, &[Holder])> {
+        self.by_inode.iter().map(|(inode, holders)| (*inode, holders.as_slice()))
+    }
+
+    /// Inodes of all sockets that a dump does not list.
+    #[must_use]
+    pub fn unlisted(&self, listed: &FxHashSet<u64>) -> FxHashSet<u64> {
+        self.by_inode.keys().copied().filter(|inode| !listed.contains(inode)).collect()
     }
 
     /// One process that holds the socket: the one with the lowest id, which for a forking server is the parent.

@@ -26,12 +26,15 @@ const NLMSG_DONE: u16 = 3;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_MPTCP: u32 = 262;
+const INET_DIAG_REQ_PROTOCOL: u16 = 3;
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_CGROUP_ID: u16 = 21;
 /// `idiag_timer` of a mini-socket.
 const TIMER_MINI: u8 = 3;
 const NLMSG_HEADER: usize = 16;
 const INET_DIAG_REQ_V2: usize = 56;
+const ATTRIBUTE_U32: usize = 8;
 const INET_DIAG_MSG: usize = 72;
 
 /// The kernel fills a datagram of at most this size.
@@ -39,13 +42,25 @@ const RECEIVE_BUFFER: usize = 256 << 10;
 
 /// Which sockets to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted(u32);
+pub struct Wanted {
+    /// A bit for each state.
+    states: u32,
+    protocol: u32,
+}
 
 impl Wanted {
     /// Every socket that the kernel lists.
-    pub const ALL: Self = Self(!0);
+    pub const ALL: Self = Self::tcp(!0);
+    /// What a file may refer to: all but TIME_WAIT and incomplete handshakes.
+    pub const WITH_FILE: Self = Self::tcp(!(1 << State::TIME_WAIT.0 | 1 << State::NEW_SYN_RECV.0));
+    /// The same of MPTCP: sockets over subflows, which are TCP and in the other dumps.
+    pub const MPTCP_WITH_FILE: Self = Self { protocol: IPPROTO_MPTCP, ..Self::WITH_FILE };
     /// TIME_WAIT and FIN_WAIT2: the mini-sockets, and the few full sockets in FIN_WAIT2.
-    pub const MINI_SOCKETS: Self = Self(1 << State::TIME_WAIT.0 | 1 << State::FIN_WAIT2.0);
+    pub const MINI_SOCKETS: Self = Self::tcp(1 << State::TIME_WAIT.0 | 1 << State::FIN_WAIT2.0);
+
+    const fn tcp(states: u32) -> Self {
+        Self { states, protocol: IPPROTO_TCP as u32 }
+    }
 }
 
 /// Dumps several namespaces. One that cannot be dumped (it is gone, or may not be entered) is not among the snapshot's
@@ -92,16 +107,23 @@ fn dump_here(netns: u32, wanted: Wanted) -> Result<Vec<Socket>> {
     Ok(sockets)
 }
 
-/// `struct inet_diag_req_v2` in a netlink message.
-fn request(family: u8, wanted: Wanted) -> [u8; NLMSG_HEADER + INET_DIAG_REQ_V2] {
-    let mut bytes = [0; NLMSG_HEADER + INET_DIAG_REQ_V2];
-    bytes[0..4].copy_from_slice(&((NLMSG_HEADER + INET_DIAG_REQ_V2) as u32).to_ne_bytes());
+/// `struct inet_diag_req_v2` in a netlink message. A protocol whose number is too large for its place is told in an
+/// attribute, which old kernels refuse.
+fn request(family: u8, wanted: Wanted) -> Vec<u8> {
+    let mut bytes = vec![0; NLMSG_HEADER + INET_DIAG_REQ_V2];
     bytes[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     bytes[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
     bytes[16] = family;
     bytes[17] = IPPROTO_TCP;
     bytes[18] = 1 << (INET_DIAG_INFO - 1);
-    bytes[20..24].copy_from_slice(&wanted.0.to_ne_bytes());
+    bytes[20..24].copy_from_slice(&wanted.states.to_ne_bytes());
+    if wanted.protocol > u32::from(u8::MAX) {
+        bytes.extend((ATTRIBUTE_U32 as u16).to_ne_bytes());
+        bytes.extend(INET_DIAG_REQ_PROTOCOL.to_ne_bytes());
+        bytes.extend(wanted.protocol.to_ne_bytes());
+    }
+    let length = bytes.len() as u32;
+    bytes[0..4].copy_from_slice(&length.to_ne_bytes());
     bytes
 }
 
@@ -174,7 +196,7 @@ fn decode(bytes: &[u8], netns: u32) -> Option<Socket> {
 }
 
 /// `struct tcp_info`, which grows from kernel to kernel at its end.
-fn decode_info(bytes: &[u8]) -> Option<TcpInfo> {
+pub(super) fn decode_info(bytes: &[u8]) -> Option<TcpInfo> {
     Some(TcpInfo {
         last_data_sent_ms: u32_at(bytes, 44)?,
         last_data_recv_ms: u32_at(bytes, 52)?,

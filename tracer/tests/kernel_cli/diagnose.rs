@@ -354,6 +354,102 @@ fn a_descriptor_that_outlives_its_connection_is_found() {
     });
 }
 
+/// What is left of a connection that the other end has reset.
+fn reset(listener: &TcpListener) -> TcpStream {
+    let (client, server) = pair(listener);
+    net::linger_zero(&client);
+    close(client);
+    (&server).read(&mut [0]).expect_err("a reset");
+    server
+}
+
+/// It is in no list, and no event will tell of it.
+#[test]
+fn a_descriptor_that_outlived_its_connection_before_the_tracer_is_found() {
+    in_new_namespace(|| {
+        let listener = net::listen();
+        let kept: Vec<TcpStream> = (0..3).map(|_| reset(&listener)).collect();
+        let kept_by = Instant::now();
+        let _healthy = pair(&listener);
+        let _others = never_connected(&listener);
+        eventually("three seconds old", || kept_by.elapsed() > Duration::from_millis(3_200));
+
+        let live = Tracer::start("diagnose --format json --close-wait-age 3s --duration 10m");
+        let late = reset(&listener);
+        let live = findings(&live.interrupt(), 0);
+        let args = "diagnose --snapshot --format json --netns self --fail-on warning";
+        let at_once = run(&format!("{args} --close-wait-age 3s"));
+        assert_eq!((at_once.status, &at_once.stderr), (Some(1), &vec![]));
+        let at_once = report(&at_once)["findings"].as_array().expect("findings").clone();
+        for found in [&live, &at_once] {
+            let found: Vec<_> = found.iter().filter(|finding| finding["kind"] == "closed_not_released").collect();
+            assert_eq!(found.len(), 1, "{found:#?}");
+            assert_values(
+                found[0],
+                &json!({
+                    "severity": "warning", "count": 3, "oldest_certainty": "at_least",
+                    "local": local(&listener).to_string(), "remote": null,
+                }),
+            );
+            assert_eq!(found[0]["process"]["pid"], id());
+            let sockets = found[0]["sockets"].as_array().expect("sockets");
+            for socket in &kept {
+                let fds = json!([socket.as_raw_fd()]);
+                let told = sockets.iter().find(|told| told["fds"] == fds).expect("its descriptor");
+                assert_values(told, &json!({"cookie": net::cookie(socket), "remote": null}));
+                let age = Duration::from_nanos(told["age_ns"].as_u64().expect("ns"));
+                assert!(age <= kept_by.elapsed(), "{age:?}");
+            }
+        }
+        // The default asks for a minute of silence.
+        assert_eq!(report(&run(args))["findings"], json!([]));
+        drop(late);
+    });
+}
+
+/// To its listener's name it is MPTCP.
+#[test]
+fn what_an_mptcp_listener_accepted_is_tcp_and_is_found() {
+    in_new_namespace(|| {
+        let (stream, mptcp) = (socket2::Type::STREAM, Some(socket2::Protocol::MPTCP));
+        let Ok(listener) = socket2::Socket::new(socket2::Domain::IPV4, stream, mptcp) else {
+            return eprintln!("not in this kernel");
+        };
+        let here: socket2::SockAddr = std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into();
+        listener.bind(&here).expect("bound");
+        listener.listen(8).expect("listening");
+        let connected = socket2::Socket::new(socket2::Domain::IPV4, stream, mptcp).expect("a socket");
+        connected.connect(&local(&listener).into()).expect("connected");
+        let (_accepted, _) = listener.accept().expect("accepted");
+        let listener: TcpListener = listener.into();
+        let over = reset(&listener);
+        let ended = run("diagnose --snapshot --format json --netns self --close-wait-age 0s");
+        let report = report(&ended);
+        assert_values(&report["findings"][0], &json!({"kind": "closed_not_released", "count": 1}));
+        assert_eq!(report["findings"][0]["sockets"][0]["fds"], json!([over.as_raw_fd()]));
+    });
+}
+
+/// Sockets that no list shows, and that nobody has forgotten.
+fn never_connected(listener: &TcpListener) -> Vec<socket2::Socket> {
+    const MPTCP: socket2::Protocol = socket2::Protocol::MPTCP;
+    let new = |kind, protocol| socket2::Socket::new(socket2::Domain::IPV4, kind, protocol).expect("a socket");
+    let tcp = || new(socket2::Type::STREAM, None);
+    let here: socket2::SockAddr = std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let nobody: socket2::SockAddr = std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into();
+    let (fresh, bound, refused, disconnected) = (tcp(), tcp(), tcp(), tcp());
+    bound.bind(&here).expect("bound");
+    refused.connect(&nobody).expect_err("refused");
+    disconnected.connect(&local(listener).into()).expect("connected");
+    close(net::accept(listener));
+    net::disconnect(&disconnected);
+    let mut others = vec![fresh, bound, refused, disconnected, new(socket2::Type::DGRAM, None)];
+    others.push(socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).expect("a unix socket"));
+    // Not in every kernel.
+    others.extend(socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, Some(MPTCP)));
+    others
+}
+
 /// A namespace with a hundred local ports, and a listener outside them.
 fn with_hundred_ports() -> TcpListener {
     let listener = net::listen();

@@ -67,6 +67,15 @@ pub(crate) fn linger_zero(stream: &TcpStream) {
     SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
 }
 
+/// connect() to no address: the socket is as new.
+pub(crate) fn disconnect(socket: &Socket) {
+    // SAFETY: all zeros is a sockaddr, of family AF_UNSPEC.
+    let address: libc::sockaddr = unsafe { mem::zeroed() };
+    // SAFETY: the length is the address's.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const address, size_of_val(&address) as _) };
+    assert_eq!(result, 0, "connect to AF_UNSPEC: {}", io::Error::last_os_error());
+}
+
 pub(crate) fn local<'a, S>(socket: &'a S) -> SocketAddr
 where
     SockRef<'a>: From<&'a S>,

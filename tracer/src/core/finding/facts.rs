@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::core::{snapshot::Socket, transition::Comm};
+use crate::core::{endpoint::Tuple, snapshot::Socket, transition::Comm};
 
 /// A descriptor of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,30 @@ pub struct Holder {
     pub comm: Comm,
     /// The descriptor's number.
     pub fd: i32,
+}
+
+/// A connection that is over while somebody still has its descriptor: a socket in CLOSE, which no dump lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClosedSocket {
+    /// Inode of its file.
+    pub inode: u64,
+    /// Its cookie.
+    pub cookie: u64,
+    /// Its ends; the kernel tells the remote one no more.
+    pub tuple: Tuple,
+    /// Since anything was sent or heard, ns: it has been in CLOSE for no longer than this.
+    pub quiet_ns: u64,
+    /// How long it has been seen to be in CLOSE, ns: a lower bound.
+    pub closed_for_ns: u64,
+}
+
+impl ClosedSocket {
+    /// No list had it this long ago. Then it was in CLOSE, for whatever was connected since has been heard since.
+    pub fn was_unlisted_for(&mut self, ns: u64) {
+        if self.quiet_ns >= ns {
+            self.closed_for_ns = self.closed_for_ns.max(ns);
+        }
+    }
 }
 
 /// Open descriptors of a process.
@@ -117,6 +141,8 @@ pub struct Facts {
     pub window_ns: u64,
     /// The sockets that sock_diag lists, mini-sockets excepted.
     pub sockets: Vec<Socket>,
+    /// Connections that are over and were not closed.
+    pub closed: Vec<ClosedSocket>,
     /// Who holds those that may be in trouble, by inode.
     pub holders: FxHashMap<u64, Vec<Holder>>,
     /// Descriptors of the holding processes.

@@ -22,7 +22,7 @@ mod time_wait_table;
 use std::cmp::Reverse;
 
 pub use self::{
-    facts::{DescriptorUsage, Facts, Holder, NamespaceCounters, NamespaceFacts, PortRange, PortSettings},
+    facts::{ClosedSocket, DescriptorUsage, Facts, Holder, NamespaceCounters, NamespaceFacts, PortRange, PortSettings},
     tally::Tally,
 };
 

@@ -48,6 +48,7 @@ fn facts(sockets: Vec<Socket>) -> Facts {
         descriptors: FxHashMap::from_iter([(10, DescriptorUsage { used: 100, limit: Some(1000) })]),
         namespaces: FxHashMap::from_iter([(1, NamespaceFacts::default())]),
         cgroups: FxHashMap::default(),
+        closed: Vec::new(),
         unreadable_processes: 0,
     }
 }
@@ -262,6 +263,63 @@ fn a_descriptor_of_a_connection_that_is_over_is_found_by_its_inode() {
     facts.sockets.clear();
     facts.holders.clear();
     assert_eq!(judge(&facts), []);
+}
+
+/// A socket that was over before, of process 10, and that a look some time later still found.
+fn closed(cookie: u64, quiet_ns: u64) -> ClosedSocket {
+    let tuple = Tuple { remote: Endpoint::UNKNOWN, ..tuple(4000 + cookie as u16, 0) };
+    let mut socket = ClosedSocket { inode: 500 + cookie, cookie, tuple, quiet_ns, closed_for_ns: 0 };
+    socket.was_unlisted_for(SECOND / 2);
+    socket
+}
+
+fn facts_with(closed: Vec<ClosedSocket>) -> Facts {
+    let holders = facts((1..=9).map(stuck).collect()).holders;
+    Facts { closed, holders, ..facts(vec![]) }
+}
+
+#[test]
+fn what_was_over_before_the_tracer_is_found_when_it_has_been_quiet_for_long() {
+    let found = found(&facts_with((1..=4).map(|n| closed(n, (58 + n) * SECOND)).collect()));
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].kind, found[0].severity, found[0].count), (Kind::ClosedNotReleased, Severity::Warning, 3));
+    assert_eq!((found[0].oldest_ns, found[0].oldest_certainty), (SECOND / 2, Certainty::AtLeast));
+    assert_eq!(found[0].local, Some(Endpoint { port: 0, ..tuple(0, 0).local }));
+    assert_eq!(found[0].remote, None);
+    assert_eq!(found[0].sockets.iter().map(|socket| socket.fds[0]).collect::<Vec<_>>(), [4, 3, 2]);
+    assert!(found[0].evidence.iter().any(|line| line.contains("for 1m to 1m 2s")), "{:?}", found[0].evidence);
+}
+
+#[test]
+fn what_was_heard_of_since_was_not_in_close_by_then() {
+    let mut socket = closed(1, 3 * SECOND);
+    socket.was_unlisted_for(4 * SECOND);
+    assert_eq!(socket.closed_for_ns, SECOND / 2, "it may have connected and closed since");
+    socket.was_unlisted_for(2 * SECOND);
+    assert_eq!(socket.closed_for_ns, 2 * SECOND);
+}
+
+#[test]
+fn a_socket_that_was_seen_to_close_is_counted_once() {
+    let ended = |file_left, ago| Connection {
+        file_left: Some(file_left),
+        ended_ns: Some(NOW - ago * SECOND),
+        ..ended(Closing::ResetReceived, ESTABLISHED)
+    };
+    let mut tally = Tally::default();
+    tally.count(&ended(501, 70));
+    // Its connection was quiet for long before it was reset a second ago.
+    tally.count(&ended(502, 1));
+    // Closed, connected again, and closed again.
+    tally.count(&ended(503, 70));
+    tally.count(&ended(503, 2));
+    let facts = facts_with((1..=4).map(|n| closed(n, 100 * SECOND)).collect());
+    let found = detect(&Tracker::new(Limits::default()), &tally, &facts, &Thresholds::default());
+    assert_eq!((found.len(), found[0].count), (1, 2));
+    let told: Vec<_> = found[0].sockets.iter().map(|socket| (socket.fds[0], socket.age_certainty)).collect();
+    assert_eq!(told, [(4, Certainty::AtLeast), (1, Certainty::Exact)]);
+    assert_eq!((found[0].oldest_ns, found[0].oldest_certainty), (70 * SECOND, Certainty::Exact));
+    assert!(found[0].evidence[0].contains("1 before the tracer looked, 1 reset_received"), "{:?}", found[0].evidence);
 }
 
 fn listener(queued: u32, backlog: u32) -> Socket {
