@@ -36,6 +36,8 @@ pub enum Command {
     Connections(ConnectionsArgs),
     /// Watch for a while, then say what is wrong, whose doing it is and what to do
     Diagnose(DiagnoseArgs),
+    /// Write everything to a recording, for --from of the other commands
+    Record(RecordArgs),
     /// What a state, a finding or a cause means
     Explain {
         /// A state (CLOSE_WAIT), a finding (close_wait), a cause (fin_unread) …; without one, the list
@@ -54,6 +56,9 @@ pub enum Command {
 /// Options of a stream of records.
 #[derive(Args, Debug)]
 pub struct StreamArgs {
+    /// Where from.
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Which connections.
     #[command(flatten)]
     pub filter: FilterArgs,
@@ -82,14 +87,17 @@ pub struct ConnectionsArgs {
 /// Options of `tracer diagnose`.
 #[derive(Args, Debug)]
 pub struct DiagnoseArgs {
+    /// Where from.
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Which connections.
     #[command(flatten)]
     pub filter: FilterArgs,
-    /// How long to watch
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, help_heading = "Window")]
-    pub duration: std::time::Duration,
+    /// How long to watch [default: 10s, and all of a recording]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = "Window")]
+    pub duration: Option<std::time::Duration>,
     /// Do not watch: report at once, from the kernel's own lists, without BPF
-    #[arg(long, conflicts_with = "duration", help_heading = "Window")]
+    #[arg(long, conflicts_with_all = ["duration", "from"], help_heading = "Window")]
     pub snapshot: bool,
     /// Text for people, or JSON
     #[arg(long, value_enum, default_value = "text", help_heading = "Findings")]
@@ -112,6 +120,43 @@ pub struct DiagnoseArgs {
     /// How to trace.
     #[command(flatten)]
     pub trace: TraceArgs,
+}
+
+/// Options of `tracer record`.
+#[derive(Args, Debug)]
+pub struct RecordArgs {
+    /// The recording (an Arrow IPC stream); - for standard output
+    pub file: PathBuf,
+    /// Overwrite the file if it is there already
+    #[arg(long)]
+    pub force: bool,
+    /// Go on in a new file after so much, as 1G; files are numbered
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Rotation")]
+    pub rotate_size: Option<u64>,
+    /// Go on in a new file after this time, as 1h
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = "Rotation")]
+    pub rotate_every: Option<std::time::Duration>,
+    /// Keep the latest N files only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Rotation")]
+    pub keep: Option<u32>,
+    /// Which connections.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// When to stop.
+    #[command(flatten)]
+    pub window: WindowArgs,
+    /// How to trace.
+    #[command(flatten)]
+    pub trace: TraceArgs,
+}
+
+/// Where transitions come from.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Source")]
+pub struct SourceArgs {
+    /// Recordings, or folders of them, to read instead of tracing; - for standard input
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub from: Vec<PathBuf>,
 }
 
 /// Which connections.
@@ -286,7 +331,7 @@ fn parse_percent(text: &str) -> Result<f64, String> {
 }
 
 /// `64M`, `512K`, `1G` or bytes; binary units.
-fn parse_size(text: &str) -> Result<u32, String> {
+fn parse_bytes(text: &str) -> Result<u64, String> {
     let upper = text.trim().to_ascii_uppercase();
     let upper = upper.strip_suffix("IB").or_else(|| upper.strip_suffix('B')).unwrap_or(&upper);
     let (digits, shift) = match upper.as_bytes().last() {
@@ -296,8 +341,15 @@ fn parse_size(text: &str) -> Result<u32, String> {
         _ => (upper, 0),
     };
     let number: u64 = digits.trim().parse().map_err(|_| "not a size; write 64M".to_owned())?;
-    let bytes = number.saturating_mul(1 << shift);
-    match u32::try_from(bytes) {
+    match number.saturating_mul(1 << shift) {
+        0 => Err("nothing at all is too little".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// The size of a ring buffer.
+fn parse_size(text: &str) -> Result<u32, String> {
+    match u32::try_from(parse_bytes(text)?) {
         Ok(bytes) if (64 << 10..=1 << 30).contains(&bytes) => Ok(bytes),
         _ => Err("a ring buffer has between 64K and 1G".to_owned()),
     }

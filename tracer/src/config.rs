@@ -1,12 +1,17 @@
 //! What a run is to do: the command line, checked against the machine (names of namespaces and cgroups resolved).
 
-use std::{io::IsTerminal, path::PathBuf, time::Duration};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     cli::{
-        AttachArg, ConnectionsArgs, DiagnoseArgs, FailOn, FilterArgs, ReportFormat, StreamArgs, StreamFormat, TraceArgs,
+        AttachArg, ConnectionsArgs, DiagnoseArgs, FailOn, FilterArgs, RecordArgs, ReportFormat, SourceArgs, StreamArgs,
+        StreamFormat, TraceArgs,
     },
     core::{
         filter::{Family, OwnerFilter, SocketFilter},
@@ -17,6 +22,9 @@ use crate::{
     source::{cgroups::Cgroups, kernel::Attachment, netns},
 };
 
+/// How long `tracer diagnose` watches.
+const WATCHED_BY_DEFAULT: Duration = Duration::from_secs(10);
+
 /// Which connections.
 #[derive(Clone, Debug, Default)]
 pub struct Filters {
@@ -26,11 +34,28 @@ pub struct Filters {
     pub owner: OwnerFilter,
     /// By state; none for all.
     pub states: Vec<State>,
+    /// By path of a cgroup in a recording, which tells the ids that belong to it.
+    pub recorded_cgroups: Vec<String>,
+}
+
+/// When facts for the findings are sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sampling {
+    /// There are no findings.
+    Never,
+    /// Once, at the end.
+    AtEnd,
+    /// Again and again, and at the end.
+    Always,
 }
 
 /// How to trace.
 #[derive(Clone, Debug)]
 pub struct Trace {
+    /// Recordings to read instead of tracing.
+    pub from: Vec<PathBuf>,
+    /// What is sampled for the findings.
+    pub sampling: Sampling,
     /// Size of the ring buffer.
     pub buffer_bytes: u32,
     /// Bound of the tracker.
@@ -62,6 +87,32 @@ pub struct Stream {
     pub with_open: bool,
 }
 
+/// A run of `tracer record`.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// How to trace.
+    pub trace: Trace,
+    /// Where to.
+    pub file: PathBuf,
+    /// Whether a file that is there already may go.
+    pub overwrite: bool,
+    /// Stop after this many transitions.
+    pub count: Option<u64>,
+    /// When to go on in another file.
+    pub rotation: Option<Rotation>,
+}
+
+/// When a recording goes on in another file; whichever comes first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// After so much was written.
+    pub bytes: Option<u64>,
+    /// After this time.
+    pub every: Option<Duration>,
+    /// How many files are kept; `None` for all.
+    pub keep: Option<usize>,
+}
+
 /// A run of `tracer diagnose`.
 #[derive(Clone, Debug)]
 pub struct Diagnose {
@@ -87,7 +138,7 @@ impl Stream {
     /// Of `tracer log`.
     pub fn log(args: &StreamArgs) -> Result<Self> {
         Ok(Self {
-            trace: trace(&args.trace, &args.filter, args.window.duration)?,
+            trace: trace(&args.trace, &args.source, &args.filter, args.window.duration)?,
             count: args.window.count,
             format: match args.output.format {
                 StreamFormat::Table => Format::Table,
@@ -110,12 +161,45 @@ impl Stream {
     }
 }
 
+impl Record {
+    /// Of `tracer record`.
+    pub fn new(args: &RecordArgs) -> Result<Self> {
+        let FilterArgs { pid, comm, cgroup, state, .. } = &args.filter;
+        if !(pid.is_empty() && comm.is_empty() && cgroup.is_empty() && state.is_empty()) {
+            bail!(
+                "a recording has whole connections, whose they are may turn out late: give --pid, --comm, --cgroup and \
+                 --state when it is read (tracer log --from FILE)"
+            );
+        }
+        let trace = trace(&args.trace, &SourceArgs::default(), &args.filter, args.window.duration)?;
+        let rotates = args.rotate_size.is_some() || args.rotate_every.is_some();
+        if args.keep.is_some() && !rotates {
+            bail!("--keep says how many rotated files stay: give --rotate-size or --rotate-every too");
+        }
+        if rotates && args.file == Path::new("-") {
+            bail!("standard output cannot be rotated: give a file");
+        }
+        Ok(Self {
+            trace: Trace { final_snapshot: true, sampling: Sampling::Always, ..trace },
+            file: args.file.clone(),
+            overwrite: args.force,
+            count: args.window.count,
+            rotation: rotates.then(|| Rotation {
+                bytes: args.rotate_size,
+                every: args.rotate_every,
+                keep: args.keep.map(|keep| keep as usize),
+            }),
+        })
+    }
+}
+
 impl Diagnose {
     /// Of `tracer diagnose`.
     pub fn new(args: &DiagnoseArgs) -> Result<Self> {
-        let trace = trace(&args.trace, &args.filter, Some(args.duration))?;
+        let default = args.source.from.is_empty().then_some(WATCHED_BY_DEFAULT);
+        let trace = trace(&args.trace, &args.source, &args.filter, args.duration.or(default))?;
         Ok(Self {
-            trace: Trace { final_snapshot: true, ..trace },
+            trace: Trace { final_snapshot: true, sampling: Sampling::AtEnd, ..trace },
             thresholds: Thresholds {
                 close_wait_age_ns: u64::try_from(args.close_wait_age.as_nanos()).unwrap_or(u64::MAX),
                 port_usage: args.port_usage,
@@ -138,8 +222,10 @@ impl Diagnose {
     }
 }
 
-fn trace(args: &TraceArgs, filter: &FilterArgs, duration: Option<Duration>) -> Result<Trace> {
+fn trace(args: &TraceArgs, source: &SourceArgs, filter: &FilterArgs, duration: Option<Duration>) -> Result<Trace> {
     Ok(Trace {
+        from: source.from.clone(),
+        sampling: Sampling::Never,
         buffer_bytes: args.buffer,
         max_connections: args.max_connections as usize,
         attachment: match args.attach {
@@ -147,17 +233,21 @@ fn trace(args: &TraceArgs, filter: &FilterArgs, duration: Option<Duration>) -> R
             AttachArg::Btf => Some(Attachment::Btf),
             AttachArg::Tracepoint => Some(Attachment::Tracepoint),
         },
-        filters: filters(filter)?,
+        filters: filters(filter, !source.from.is_empty())?,
         duration,
         final_snapshot: false,
     })
 }
 
-fn filters(args: &FilterArgs) -> Result<Filters> {
+fn filters(args: &FilterArgs, recorded: bool) -> Result<Filters> {
     let netns: Result<Vec<u32>> =
         args.netns.iter().map(|text| netns::parse(text).with_context(|| format!("--netns {text}"))).collect();
     let mut cgroups = Vec::new();
-    for path in &args.cgroup {
+    if recorded && !args.cgroup.is_empty() {
+        // Until the recording tells which they are: an id that no cgroup has.
+        cgroups.push(u64::MAX);
+    }
+    for path in args.cgroup.iter().filter(|_| !recorded) {
         cgroups.extend(Cgroups::new().ids_below(path).with_context(|| format!("--cgroup {path}"))?);
     }
     Ok(Filters {
@@ -175,5 +265,6 @@ fn filters(args: &FilterArgs) -> Result<Filters> {
         },
         owner: OwnerFilter { pids: args.pid.clone(), comms: args.comm.clone(), cgroups },
         states: args.state.clone(),
+        recorded_cgroups: args.cgroup.clone(),
     })
 }

@@ -2,7 +2,7 @@
 //! leaks sockets and why.
 //!
 //! The way of the data: a [`source`] gives events, the [`core`] makes connections and findings of them, an [`output`]
-//! writes records; [`pipeline`] is where they meet. docs/architecture.md has the map.
+//! writes records; [`pipeline`] is where they meet. A [`recording`] keeps what a trace was fed with. docs/architecture.md has the map.
 
 pub mod cli;
 pub mod config;
@@ -11,4 +11,5 @@ pub mod explain;
 pub mod output;
 pub mod pipeline;
 pub mod problem;
+pub mod recording;
 pub mod source;

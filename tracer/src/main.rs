@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser};
 use tracer::{
     cli::{Cli, Command},
-    config::{Diagnose, Stream},
+    config::{Diagnose, Record, Stream},
     explain, pipeline, problem,
 };
 
@@ -42,6 +42,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
                 return Ok(ExitCode::from(FOUND));
             }
         }
+        Some(Command::Record(args)) => pipeline::record(&Record::new(&args)?)?,
         Some(Command::Explain { topic }) => explain::print(topic.as_deref(), &mut std::io::stdout())?,
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

@@ -6,7 +6,10 @@
 
 mod commands;
 mod facts;
+mod follow;
 mod held;
 mod live;
+mod record;
+mod replay;
 
-pub use commands::{connections, diagnose, log};
+pub use commands::{connections, diagnose, log, record};

@@ -1,6 +1,8 @@
 //! A connection's life as the outputs tell it: how it opened, how long it was in each state, how and why it ended, what
 //! the kernel keeps of it afterwards, and whose it was.
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     endpoint::Tuple,
     state::State,
@@ -201,7 +203,7 @@ impl AfterClose {
 }
 
 /// How the process of a connection is known.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ProcessSource {
     /// It called connect(), or listen() for a listener.
     Opener,
@@ -230,7 +232,7 @@ impl ProcessSource {
 }
 
 /// The process of a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Process {
     /// Process id.
     pub pid: u32,

@@ -5,9 +5,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// An IP address as 16 bytes; IPv4 is kept v4-mapped, so that a dual-stack server's `::ffff:10.0.0.1` and `10.0.0.1`
 /// are the same address.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "IpAddr", into = "IpAddr")]
 pub struct Address([u8; 16]);
 
 impl Address {
@@ -27,6 +30,12 @@ impl Address {
         Self(bytes)
     }
 
+    /// The sixteen bytes.
+    #[must_use]
+    pub const fn octets(self) -> [u8; 16] {
+        self.0
+    }
+
     /// The address as people write it: IPv4 when it is v4-mapped.
     #[must_use]
     pub fn ip(self) -> IpAddr {
@@ -43,6 +52,12 @@ impl Address {
     #[must_use]
     pub fn is_v4(self) -> bool {
         self.ip().is_ipv4()
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        address.ip()
     }
 }
 
@@ -68,7 +83,7 @@ impl fmt::Debug for Address {
 }
 
 /// An address and a port; port 0 is a port that is not known (yet).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The IP address.
     pub address: Address,
@@ -122,7 +137,7 @@ impl fmt::Debug for Endpoint {
 }
 
 /// What no two sockets of one network namespace can have in common at the same time.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Tuple {
     /// The network namespace, as its inode number.
     pub netns: u32,

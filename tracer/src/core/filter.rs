@@ -4,7 +4,7 @@
 //! cannot be decided yet, because a port is still 0, is [`Verdict::NotYet`], and the caller keeps the event until it
 //! can: a connection's first event is never lost.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
@@ -39,6 +39,30 @@ pub struct SocketFilter {
     pub family: Option<Family>,
     /// Network namespaces, as inode numbers.
     pub netns: Vec<u32>,
+}
+
+/// As options of the command line; nothing where there is no condition.
+impl fmt::Display for SocketFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut options = Vec::new();
+        let mut list = |name: &str, values: Vec<String>| {
+            if !values.is_empty() {
+                options.push(format!("--{name} {}", values.join(",")));
+            }
+        };
+        let texts = |ports: &[u16]| ports.iter().map(u16::to_string).collect();
+        list("port", texts(&self.ports));
+        list("local-port", texts(&self.local_ports));
+        list("remote-port", texts(&self.remote_ports));
+        list("address", self.addresses.iter().map(IpNet::to_string).collect());
+        list("netns", self.netns.iter().map(u32::to_string).collect());
+        match self.family {
+            Some(Family::V4) => options.push("--ipv4".to_owned()),
+            Some(Family::V6) => options.push("--ipv6".to_owned()),
+            None => {}
+        }
+        f.write_str(&options.join(" "))
+    }
 }
 
 /// Whether something is wanted.
@@ -193,6 +217,18 @@ mod tests {
         assert_eq!(filter.verdict(&tuple(0, 443), State::SYN_SENT), Verdict::Yes);
         assert_eq!(filter.verdict(&tuple(0, 80), State::SYN_SENT), Verdict::NotYet);
         assert_eq!(filter.verdict(&tuple(5, 80), State::SYN_SENT), Verdict::No);
+    }
+
+    #[test]
+    fn conditions_read_as_they_were_typed() {
+        let filter = SocketFilter {
+            ports: vec![80, 443],
+            addresses: vec!["10.0.0.0/8".parse().expect("net")],
+            family: Some(Family::V6),
+            ..SocketFilter::default()
+        };
+        assert_eq!(filter.to_string(), "--port 80,443 --address 10.0.0.0/8 --ipv6");
+        assert_eq!(SocketFilter::default().to_string(), "");
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod connection;
 pub mod endpoint;
 pub mod filter;
 pub mod finding;
+pub mod input;
 pub mod manual;
 pub mod mini_sockets;
 pub mod snapshot;

@@ -4,6 +4,8 @@
 
 use std::fmt::{self, Write};
 
+use serde::{Deserialize, Serialize};
+
 use super::{endpoint::Tuple, state::State};
 
 /// What the kernel calls a socket by.
@@ -67,7 +69,8 @@ impl fmt::Debug for SocketKey {
 }
 
 /// The name of a task (`task_struct.comm`): up to 15 bytes of anything but NUL, chosen by the task itself.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(from = "[u8; 16]", into = "[u8; 16]")]
 pub struct Comm([u8; 16]);
 
 impl Comm {
@@ -100,6 +103,18 @@ impl fmt::Display for Comm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
         String::from_utf8_lossy(self.as_bytes()).chars().try_for_each(|c| f.write_char(printable(c)))
+    }
+}
+
+impl From<[u8; 16]> for Comm {
+    fn from(bytes: [u8; 16]) -> Self {
+        Self::new(bytes)
+    }
+}
+
+impl From<Comm> for [u8; 16] {
+    fn from(comm: Comm) -> Self {
+        comm.0
     }
 }
 

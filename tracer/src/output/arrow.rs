@@ -5,13 +5,16 @@ use std::io;
 
 use arrow_array::RecordBatch;
 use arrow_ipc::{
-    CompressionType,
+    CompressionType, MetadataVersion,
     writer::{IpcWriteOptions, StreamWriter},
 };
 use arrow_schema::{ArrowError, Schema};
 
-/// More would cost the drained thread time and gain little: the columns repeat themselves.
+/// More would cost time and gain little: the columns repeat themselves.
 const ZSTD_LEVEL: i32 = 1;
+
+/// The least that the format allows. With the usual 64 bytes a batch of a few rows would be padding for the most part.
+const ALIGNMENT: usize = 8;
 
 /// Encodes a stream.
 pub(crate) struct Encoder(StreamWriter<Vec<u8>>);
@@ -19,8 +22,8 @@ pub(crate) struct Encoder(StreamWriter<Vec<u8>>);
 impl Encoder {
     /// Begins a stream.
     pub(crate) fn new(schema: &Schema) -> io::Result<Self> {
-        let options = IpcWriteOptions::default()
-            .try_with_compression(Some(CompressionType::ZSTD))
+        let options = IpcWriteOptions::try_new(ALIGNMENT, false, MetadataVersion::V5)
+            .and_then(|options| options.try_with_compression(Some(CompressionType::ZSTD)))
             .and_then(|options| options.try_with_compression_level(Some(ZSTD_LEVEL)))
             .map_err(as_io)?;
         StreamWriter::try_new_with_options(Vec::new(), schema, options).map(Self).map_err(as_io)

@@ -18,8 +18,9 @@ use arrow_schema::{ArrowError, DataType, Field, Fields, Schema};
 
 use super::{
     Row,
-    records::{ConnectionRecord, LogRecord, Time},
+    records::{ConnectionRecord, LogRecord, Time, VERSION},
 };
+use crate::core::{endpoint::Tuple, state::State};
 
 type U8s = PrimitiveBuilder<UInt8Type>;
 type U16s = PrimitiveBuilder<UInt16Type>;
@@ -184,6 +185,45 @@ impl Columns for LogColumns {
             finished(&mut self.error),
             finished(&mut self.origin),
         ]
+    }
+}
+
+/// What a recording says in the log's columns of something that is no transition; `None` is null.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SparseRow {
+    pub(crate) time: Option<Time>,
+    pub(crate) mono_ns: Option<u64>,
+    pub(crate) cookie: Option<u64>,
+    pub(crate) tuple: Option<Tuple>,
+    pub(crate) old_state: Option<State>,
+    pub(crate) new_state: Option<State>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) inode: Option<u64>,
+}
+
+impl LogColumns {
+    /// Takes something in that is no transition.
+    pub(crate) fn append_sparse(&mut self, row: &SparseRow) {
+        let (local, remote) = (row.tuple.map(|tuple| tuple.local), row.tuple.map(|tuple| tuple.remote));
+        self.v.append_value(VERSION);
+        self.time.append_option(row.time.map(nanoseconds));
+        self.mono_ns.append_option(row.mono_ns);
+        self.cookie.append_option(row.cookie);
+        self.netns.append_option(row.tuple.map(|tuple| tuple.netns));
+        append_known_text(&mut self.local_addr, local.map(|end| end.address));
+        self.local_port.append_option(local.map(|end| end.port));
+        append_known_text(&mut self.remote_addr, remote.map(|end| end.address));
+        self.remote_port.append_option(remote.map(|end| end.port));
+        append_known_text(&mut self.old_state, row.old_state);
+        append_known_text(&mut self.new_state, row.new_state);
+        self.in_state_ns.append_null();
+        self.pid.append_null();
+        self.comm.append_null();
+        self.uid.append_option(row.uid);
+        self.inode.append_option(row.inode);
+        self.cgroup.append_null();
+        self.error.append_null();
+        self.origin.append_null();
     }
 }
 

@@ -2,20 +2,23 @@
 
 use std::io::{IsTerminal, Write};
 
-use anyhow::Result;
-use rustc_hash::FxHashSet;
+use anyhow::{Result, bail};
 
 use super::{
-    facts::{self, Baseline, Watched},
+    facts::{Asked, Sampler},
+    follow::{Follow, Naming, View, wanted_connection},
     held::Annotated,
-    live::{self, Finished, View},
+    live::{self, limits},
+    record::RecordView,
+    replay::{self, Replayed},
 };
 use crate::{
-    config::{Diagnose, Stream},
+    config::{Diagnose, Record, Stream, Trace},
     core::{
         connection::Connection,
-        finding::{self, Finding, Tally},
-        tracker::{Effects, Limits, MergeKind, Tracker},
+        finding::Finding,
+        input::{Dump, Input},
+        tracker::MergeKind,
     },
     output::{
         Writer,
@@ -24,60 +27,67 @@ use crate::{
         report::{self, LossRecord},
     },
     problem::tell,
-    source::{
-        cgroups::Cgroups,
-        clock::{WallClock, monotonic_ns},
-    },
+    source::clock::WallClock,
 };
 
 /// `tracer log`.
 pub fn log(config: &Stream) -> Result<()> {
-    let mut view =
-        LogView { writer: Writer::new(config.format, open(config)?)?, naming: Naming::new(), left: config.count };
-    let finished = live::run(&config.trace, &mut view)?;
+    let mut view = LogView { writer: Writer::new(config.format, open(config)?)?, left: config.count };
+    let Replayed { followed, damage } = follow(&config.trace, &mut view)?;
     view.writer.finish()?;
-    close(finished.loss);
-    Ok(())
+    close(followed.loss);
+    replay::tell_damage(damage)
 }
 
 /// `tracer connections`.
 pub fn connections(config: &Stream) -> Result<()> {
-    let mut view = ConnectionsView {
-        writer: Writer::new(config.format, open(config)?)?,
-        naming: Naming::new(),
-        left: config.count,
-    };
-    let finished = live::run(&config.trace, &mut view)?;
+    let mut view = ConnectionsView { writer: Writer::new(config.format, open(config)?)?, left: config.count };
+    let Replayed { mut followed, damage } = follow(&config.trace, &mut view)?;
     if config.with_open {
-        let now_ns = monotonic_ns();
-        let mut open: Vec<Connection> = finished.tracker.open_connections(now_ns).collect();
-        open.retain(|connection| live::wanted_connection(&config.trace.filters, connection));
+        let mut open: Vec<Connection> = followed.tracker.open_connections(followed.ended_ns).collect();
+        open.retain(|connection| wanted_connection(&config.trace.filters, connection));
         open.sort_by_key(|connection| (connection.opened_ns, connection.socket.cookie));
         for connection in open.iter().take(view.left.map_or(usize::MAX, |left| left as usize)) {
-            view.write(connection)?;
+            view.ended(connection, &mut followed.naming)?;
         }
     }
     view.writer.finish()?;
-    close(finished.loss);
+    close(followed.loss);
+    replay::tell_damage(damage)
+}
+
+/// `tracer record`.
+pub fn record(config: &Record) -> Result<()> {
+    let fin_timeout_ns = limits(&config.trace).fin_timeout_ns;
+    let mut view = RecordView::new(config, fin_timeout_ns, WallClock::now())?;
+    let followed = live::run(&config.trace, &mut view);
+    // Whatever ended the run: what was seen is written.
+    let finished = view.finish();
+    let followed = followed?;
+    finished?;
+    close(followed.loss);
     Ok(())
 }
 
 /// `tracer diagnose`; the findings, for the exit status.
 pub fn diagnose(config: &Diagnose) -> Result<Vec<Finding>> {
     let mut output = Output::open(config.output.as_deref(), Contents::Lines, config.overwrite)?;
-    let Judged { mut findings, loss, window_ns } =
-        if config.snapshot { judge_now(config)? } else { watch_and_judge(config)? };
-    let owner = &config.trace.filters.owner;
-    findings.retain(|finding| owner.matches_process(finding.process.as_ref()));
+    let Replayed { followed, damage } = if config.snapshot { look(config)? } else { watch(config)? };
+    let Some(findings) = followed.findings(&config.trace.filters, &config.thresholds) else {
+        replay::tell_damage(damage)?;
+        bail!("the recording has no sample of the sockets that findings go by: it ends too early");
+    };
+    let window_ns = followed.window_ns();
     if config.json {
-        report::write_json(&mut output, window_ns, loss, &findings)?;
+        report::write_json(&mut output, window_ns, followed.loss, &findings)?;
     } else {
         report::write_text(&mut output, window_ns, &findings, config.colour)?;
     }
     output.flush()?;
     if !config.snapshot {
-        close(loss);
+        close(followed.loss);
     }
+    replay::tell_damage(damage)?;
     Ok(findings)
 }
 
@@ -86,71 +96,39 @@ fn open(config: &Stream) -> Result<Output> {
     Output::open(config.output.as_deref(), contents, config.overwrite)
 }
 
-struct Judged {
-    findings: Vec<Finding>,
-    loss: LossRecord,
-    window_ns: u64,
+/// From the kernel, or out of recordings.
+fn follow(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
+    if trace.from.is_empty() {
+        Ok(Replayed { followed: live::run(trace, view)?, damage: None })
+    } else {
+        replay::run(trace, view)
+    }
 }
 
-fn watch_and_judge(config: &Diagnose) -> Result<Judged> {
-    if std::io::stderr().is_terminal() {
+fn watch(config: &Diagnose) -> Result<Replayed> {
+    if config.trace.from.is_empty() && std::io::stderr().is_terminal() {
         let duration = config.trace.duration.unwrap_or_default();
         tell(format_args!("watching for {}; Ctrl-C reports at once", humantime::format_duration(duration)));
     }
-    let filter = &config.trace.filters.socket;
-    let baseline = Baseline::read(&live::namespaces(&filter.netns)?);
-    let mut view = DiagnoseView::default();
-    let Finished { tracker, unlisted, namespaces, loss, window_ns } = live::run(&config.trace, &mut view)?;
-    let watched = Watched {
-        filters: &config.trace.filters,
-        namespaces: &namespaces,
-        tally: &view.tally,
-        baseline: &baseline,
-        unlisted: &unlisted,
-        window_ns,
-    };
-    let facts = facts::sample(&watched, facts::dump(&config.trace.filters, &namespaces)?);
-    let findings = finding::detect(&tracker, &view.tally, &facts, &config.thresholds);
-    Ok(Judged { findings, loss, window_ns })
+    follow(&config.trace, &mut DiagnoseView)
 }
 
 /// From the kernel's own lists alone, without BPF: what can be said at once, and without root of what one may see.
-fn judge_now(config: &Diagnose) -> Result<Judged> {
-    let filter = &config.trace.filters.socket;
-    let namespaces = live::namespaces(&filter.netns)?;
-    let dump = facts::dump(&config.trace.filters, &namespaces)?;
-    let mut tracker = Tracker::new(Limits { max_connections: config.trace.max_connections, ..Limits::default() });
-    tracker.merge(&dump.snapshot, MergeKind::StartUp, &|_| None, &mut Effects::default());
-    let (tally, baseline) = (Tally::default(), Baseline::read(&[]));
-    let watched = Watched {
-        filters: &config.trace.filters,
-        namespaces: &namespaces,
-        tally: &tally,
-        baseline: &baseline,
-        unlisted: &FxHashSet::default(),
-        window_ns: 0,
-    };
-    let facts = facts::sample(&watched, dump);
-    let findings = finding::detect(&tracker, &tally, &facts, &config.thresholds);
-    Ok(Judged { findings, loss: LossRecord::default(), window_ns: 0 })
+fn look(config: &Diagnose) -> Result<Replayed> {
+    let sampler = Sampler { netns: config.trace.filters.socket.netns.clone(), ..Sampler::default() };
+    let (facts, snapshot) = sampler.sample(&Asked::default())?;
+    let mut view = DiagnoseView;
+    let mut follow = Follow::new(config.trace.filters.clone(), limits(&config.trace), Naming::live(), &mut view);
+    let holders = Default::default();
+    follow.input(Input::Dump(Dump { kind: MergeKind::StartUp, snapshot, holders }))?;
+    follow.input(Input::Facts(Box::new(facts)))?;
+    Ok(Replayed { followed: follow.finish()?, damage: None })
 }
 
-/// The line that ends every live run.
+/// The line that ends every run.
 fn close(loss: LossRecord) {
     // Where stderr is closed there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "{loss}");
-}
-
-/// Wall time and names of cgroups.
-struct Naming {
-    clock: WallClock,
-    cgroups: Cgroups,
-}
-
-impl Naming {
-    fn new() -> Self {
-        Self { clock: WallClock::now(), cgroups: Cgroups::new() }
-    }
 }
 
 /// Counts down to the end of `--count`.
@@ -162,20 +140,14 @@ fn count_down(left: &mut Option<u64>) {
 
 struct LogView {
     writer: Writer<LogRecord, Output>,
-    naming: Naming,
     left: Option<u64>,
 }
 
 impl View for LogView {
-    fn transition(&mut self, (transition, annotation): &Annotated) -> Result<()> {
+    fn transition(&mut self, (transition, annotation): &Annotated, naming: &mut Naming) -> Result<()> {
         count_down(&mut self.left);
-        let cgroup = self.naming.cgroups.name(annotation.cgroup);
-        let record = LogRecord::new(transition, annotation, cgroup, self.naming.clock);
-        Ok(self.writer.write(&record)?)
-    }
-
-    fn ended(&mut self, _: &Connection) -> Result<()> {
-        Ok(())
+        let cgroup = naming.cgroup(annotation.cgroup);
+        Ok(self.writer.write(&LogRecord::new(transition, annotation, cgroup, naming.clock))?)
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -189,26 +161,14 @@ impl View for LogView {
 
 struct ConnectionsView {
     writer: Writer<ConnectionRecord, Output>,
-    naming: Naming,
     left: Option<u64>,
 }
 
-impl ConnectionsView {
-    fn write(&mut self, connection: &Connection) -> Result<()> {
-        count_down(&mut self.left);
-        let cgroup = self.naming.cgroups.name(connection.cgroup);
-        let record = ConnectionRecord::new(connection, cgroup, self.naming.clock);
-        Ok(self.writer.write(&record)?)
-    }
-}
-
 impl View for ConnectionsView {
-    fn transition(&mut self, _: &Annotated) -> Result<()> {
-        Ok(())
-    }
-
-    fn ended(&mut self, connection: &Connection) -> Result<()> {
-        self.write(connection)
+    fn ended(&mut self, connection: &Connection, naming: &mut Naming) -> Result<()> {
+        count_down(&mut self.left);
+        let cgroup = naming.cgroup(connection.cgroup);
+        Ok(self.writer.write(&ConnectionRecord::new(connection, cgroup, naming.clock))?)
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -220,26 +180,11 @@ impl View for ConnectionsView {
     }
 }
 
-#[derive(Default)]
-struct DiagnoseView {
-    tally: Tally,
-}
+/// The findings come of what is known at the end.
+struct DiagnoseView;
 
 impl View for DiagnoseView {
-    fn transition(&mut self, _: &Annotated) -> Result<()> {
-        Ok(())
-    }
-
-    fn ended(&mut self, connection: &Connection) -> Result<()> {
-        self.tally.count(connection);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn is_done(&self) -> bool {
-        false
+    fn wants_one_run(&self) -> bool {
+        true
     }
 }

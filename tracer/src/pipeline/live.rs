@@ -1,32 +1,31 @@
 //! The live trace: kernel → tracker → a view.
 
-use std::time::Duration;
+use std::time::{Duration, Instant as Stopwatch};
 
 use anyhow::{Context, Result, bail};
-use rustc_hash::FxHashSet;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
     time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until},
 };
 
-use super::held::Annotated;
+use super::{
+    facts::{Asked, Sampler},
+    follow::{Follow, Followed, Naming, View},
+};
 use crate::{
-    config::{Filters, Trace},
+    config::{Sampling, Trace},
     core::{
-        connection::Connection,
-        filter::{SocketFilter, Verdict},
+        filter::SocketFilter,
+        finding::{Facts, Tally},
+        input::{Dump, Input, Loss},
         snapshot::Snapshot,
-        state::State,
-        tracker::{Effects, Limits, MergeKind, Tracker},
-        transition::Event,
+        tracker::{Limits, MergeKind},
     },
-    output::report::LossRecord,
-    pipeline::held::Gate,
     problem::{one_line, tell},
     source::{
         clock::monotonic_ns,
-        kernel::{self, Kernel, Loss, Options, VMLINUX_BTF},
+        kernel::{self, Kernel, Options, VMLINUX_BTF},
         netns::{self, Namespace},
         owners::Owners,
         sock_diag::{self, Wanted},
@@ -49,34 +48,12 @@ const MINIS_TOLERANCE: u64 = 64;
 /// Events that are taken from the ring buffer before signals and timers get their turn.
 const BATCH: usize = 65_536;
 
-/// What a command does with a trace.
-pub(super) trait View {
-    /// A transition that passed the filters.
-    fn transition(&mut self, transition: &Annotated) -> Result<()>;
-    /// A connection that ended and passed the filters.
-    fn ended(&mut self, connection: &Connection) -> Result<()>;
-    /// Brings out what is buffered; called several times a second.
-    fn flush(&mut self) -> Result<()>;
-    /// Whether it has all that it wants.
-    fn is_done(&self) -> bool;
-}
-
-/// A trace that has come to its end, with everything that was learned.
-pub(super) struct Finished {
-    /// The connections.
-    pub(super) tracker: Tracker,
-    /// Inodes of sockets that somebody held at the beginning and that no list had then.
-    pub(super) unlisted: FxHashSet<u64>,
-    /// The namespaces that were traced.
-    pub(super) namespaces: Vec<Namespace>,
-    /// What happened to the events.
-    pub(super) loss: LossRecord,
-    /// How long was watched, ns.
-    pub(super) window_ns: u64,
-}
+/// How often facts are sampled, where they are sampled all the time. After a sample that took long the next one is later:
+/// it is to cost a hundredth of a core at most.
+const SAMPLE_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs a trace until its time is over, the view has enough, or SIGINT or SIGTERM come.
-pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Finished> {
+pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Followed> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -85,6 +62,11 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Finished> {
     // A dump that is under way on another thread is of no use any more.
     runtime.shutdown_background();
     result
+}
+
+/// The bounds of a live trace's tracker.
+pub(super) fn limits(trace: &Trace) -> Limits {
+    Limits { max_connections: trace.max_connections, fin_timeout_ns: sysctl::fin_timeout_ns() }
 }
 
 fn ticks(period: Duration) -> Interval {
@@ -100,58 +82,45 @@ pub(super) fn namespaces(wanted: &[u32]) -> Result<Vec<Namespace>> {
     Ok(namespaces)
 }
 
-fn wanted_transition(filters: &Filters, (transition, annotation): &Annotated) -> bool {
-    let states = &filters.states;
-    (states.is_empty() || states.contains(&transition.old) || states.contains(&transition.new))
-        && (filters.owner.is_empty() || filters.owner.matches(annotation.process.as_ref(), annotation.cgroup))
-}
-
-pub(super) fn wanted_connection(filters: &Filters, connection: &Connection) -> bool {
-    let state = if connection.ended_ns.is_some() { State::CLOSE } else { State::ESTABLISHED };
-    filters.socket.verdict(&connection.tuple, state) == Verdict::Yes
-        && (filters.states.is_empty() || filters.states.iter().any(|state| connection.was_in(*state)))
-        && filters.owner.matches(connection.process.as_ref(), connection.cgroup)
-}
-
 /// A dump under way on another thread.
-type Dump = JoinHandle<Result<(Snapshot, Owners)>>;
+type DumpTask = JoinHandle<Result<(Snapshot, Owners)>>;
+
+/// Likewise a sample of facts, and how long it took.
+type SampleTask = JoinHandle<(Result<Facts>, Duration)>;
 
 struct Live<'a> {
     trace: &'a Trace,
-    view: &'a mut dyn View,
-    tracker: Tracker,
-    effects: Effects,
-    gate: Gate,
-    started_ns: u64,
+    follow: Follow<'a>,
+    sampler: Sampler,
     last_loss: Loss,
     evicted_told: bool,
-    snapshot: Option<(MergeKind, Dump)>,
+    dump: Option<(MergeKind, DumpTask)>,
     minis: Option<JoinHandle<Result<Snapshot>>>,
-    unlisted: FxHashSet<u64>,
-    /// Another snapshot is needed after the one under way.
+    sample: Option<SampleTask>,
+    sample_at: Stopwatch,
+    /// Another dump is needed after the one under way.
     resync_wanted: bool,
 }
 
 impl<'a> Live<'a> {
     fn new(trace: &'a Trace, view: &'a mut dyn View) -> Self {
-        let limits = Limits { max_connections: trace.max_connections, fin_timeout_ns: sysctl::fin_timeout_ns() };
+        let mut follow = Follow::new(trace.filters.clone(), limits(trace), Naming::live(), view);
+        follow.tally = (trace.sampling != Sampling::Never).then(Tally::default);
         Self {
             trace,
-            view,
-            tracker: Tracker::new(limits),
-            effects: Effects::default(),
-            gate: Gate::new(trace.filters.socket.clone()),
-            started_ns: 0,
+            follow,
+            sampler: Sampler { netns: trace.filters.socket.netns.clone(), ..Sampler::default() },
             last_loss: Loss::default(),
             evicted_told: false,
-            snapshot: None,
+            dump: None,
             minis: None,
-            unlisted: FxHashSet::default(),
+            sample: None,
+            sample_at: Stopwatch::now() + SAMPLE_EVERY,
             resync_wanted: false,
         }
     }
 
-    async fn run(mut self) -> Result<Finished> {
+    async fn run(mut self) -> Result<Followed> {
         let options = Options {
             buffer_bytes: self.trace.buffer_bytes,
             filter: self.trace.filters.socket.clone(),
@@ -166,21 +135,22 @@ impl<'a> Live<'a> {
         for note in kernel.notes() {
             tell(note);
         }
-        self.started_ns = monotonic_ns();
-        self.begin_snapshot(MergeKind::StartUp);
+        self.sampler.started_ns = Some(monotonic_ns());
+        self.take_counters()?;
+        self.begin_dump(MergeKind::StartUp)?;
         // A duration that no clock can add is none at all.
         let until = self.trace.duration.and_then(|duration| Instant::now().checked_add(duration));
         let mut drain = ticks(DRAIN_EVERY);
         let mut check_loss = ticks(CHECK_LOSS_EVERY);
         let mut check_minis = ticks(CHECK_MINIS_EVERY);
-        self.view.flush()?;
-        while !self.view.is_done() {
+        self.follow.view.flush()?;
+        while !self.follow.view.is_done() {
             tokio::select! {
                 biased;
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => break,
-                _ = check_loss.tick() => self.check_loss(&kernel)?,
+                _ = check_loss.tick() => self.check(&kernel)?,
                 _ = check_minis.tick() => self.check_minis(),
                 _ = drain.tick() => self.drain(&mut kernel).await?,
                 result = kernel.filling() => {
@@ -195,18 +165,20 @@ impl<'a> Live<'a> {
     /// Takes what is in the ring buffer, then whatever else has become ready.
     async fn drain(&mut self, kernel: &mut Kernel) -> Result<()> {
         let taken = self.take_batch(kernel, BATCH)?;
-        if self.snapshot.as_ref().is_some_and(|(_, dump)| dump.is_finished()) {
-            self.merge_snapshot(kernel).await?;
+        if self.dump.as_ref().is_some_and(|(_, dump)| dump.is_finished()) {
+            self.merge_dump(kernel).await?;
         }
         if self.minis.as_ref().is_some_and(JoinHandle::is_finished) {
-            self.merge_minis().await;
+            self.merge_minis().await?;
+        }
+        if self.sample.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.take_sample().await?;
         }
         if taken < BATCH {
             // Only a buffer that was empty says that nothing of the time before now is still to come.
-            self.tracker.advance(monotonic_ns(), &mut self.effects);
-            self.pass_on_ended()?;
+            self.follow.input(Input::Now(monotonic_ns()))?;
         }
-        self.view.flush()
+        self.follow.view.flush()
     }
 
     /// Takes up to `limit` events; returns how many there were.
@@ -214,7 +186,7 @@ impl<'a> Live<'a> {
         let mut result = Ok(());
         let taken = kernel.drain(limit, |event| {
             if result.is_ok() {
-                result = self.take(&event);
+                result = self.follow.event(&event);
             }
         });
         result.map(|()| taken)
@@ -233,109 +205,65 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
-    fn take(&mut self, event: &Event) -> Result<()> {
-        if let Event::Transition(transition) = event
-            && self.gate.rules_out(transition)
-        {
-            // Its first events may have passed while a port was still 0; the kernel leaves the rest out.
-            self.tracker.forget_socket(transition.socket);
+    /// The counters at the beginning of the window, for the findings.
+    fn take_counters(&mut self) -> Result<()> {
+        if self.trace.sampling == Sampling::Never {
             return Ok(());
         }
-        let annotation = self.tracker.event(event, &mut self.effects);
-        if !self.effects.repaired.is_empty() {
-            self.pass_on_repaired()?;
-        }
-        if let Event::Transition(transition) = event {
-            self.show(&(*transition, annotation))?;
-        }
-        self.pass_on_ended()
-    }
-
-    fn show(&mut self, (transition, annotation): &Annotated) -> Result<()> {
-        let (view, filters) = (&mut self.view, &self.trace.filters);
-        let mut result = Ok(());
-        self.gate.pass(transition, annotation, &mut |annotated| {
-            if result.is_ok() && !view.is_done() && wanted_transition(filters, annotated) {
-                result = view.transition(annotated);
-            }
-        });
-        result
-    }
-
-    fn pass_on_repaired(&mut self) -> Result<()> {
-        for transition in std::mem::take(&mut self.effects.repaired) {
-            let annotation = self.tracker.annotation(transition.socket);
-            self.show(&(transition, annotation))?;
-        }
-        Ok(())
-    }
-
-    fn pass_on_ended(&mut self) -> Result<()> {
-        for connection in self.effects.ended.drain(..) {
-            if wanted_connection(&self.trace.filters, &connection) && !self.view.is_done() {
-                self.view.ended(&connection)?;
-            }
-        }
-        Ok(())
+        let counters = self.sampler.counters()?;
+        self.follow.input(Input::Counters(counters))
     }
 
     /// Dumps all sockets on another thread, so that the ring buffer is drained meanwhile.
-    fn begin_snapshot(&mut self, kind: MergeKind) {
-        self.tracker.snapshot_begins();
+    fn begin_dump(&mut self, kind: MergeKind) -> Result<()> {
+        self.follow.input(Input::DumpBegins)?;
         let wanted_netns = self.trace.filters.socket.netns.clone();
         let dump = tokio::task::spawn_blocking(move || {
             let snapshot = sock_diag::dump(&namespaces(&wanted_netns)?, Wanted::ALL)?;
-            // Later on events tell who holds what is new.
-            let owners = if kind == MergeKind::StartUp { Owners::scan() } else { Owners::default() };
+            // After a loss events tell who holds what is new.
+            let owners = if kind == MergeKind::Resync { Owners::default() } else { Owners::scan() };
             Ok((snapshot, owners))
         });
-        self.snapshot = Some((kind, dump));
+        self.dump = Some((kind, dump));
+        Ok(())
     }
 
-    async fn merge_snapshot(&mut self, kernel: &mut Kernel) -> Result<()> {
-        let Some((kind, dump)) = self.snapshot.take() else {
+    async fn merge_dump(&mut self, kernel: &mut Kernel) -> Result<()> {
+        let Some((kind, dump)) = self.dump.take() else {
             return Ok(());
         };
         match dump.await.context("the snapshot's thread failed").flatten() {
-            Ok((mut snapshot, owners)) => {
+            Ok((snapshot, owners)) => {
                 // What happened before the dump's end is in the buffer by now, and has to be known first.
                 self.take_all(kernel)?;
                 if kind == MergeKind::StartUp {
-                    self.unlisted = owners.unlisted(&snapshot.inodes());
+                    self.sampler.unlisted = owners.unlisted(&snapshot.inodes());
                 }
-                self.keep_wanted(&mut snapshot);
-                let holder = |inode| owners.process_of(inode);
-                self.tracker.merge(&snapshot, kind, &holder, &mut self.effects);
-                self.pass_on_repaired()?;
+                let inodes = snapshot.sockets.iter().map(|socket| socket.inode);
+                let holders = inodes.filter_map(|inode| Some((inode, owners.process_of(inode)?))).collect();
+                self.follow.input(Input::Dump(Dump { kind, snapshot, holders }))?;
             }
             Err(error) => {
-                self.tracker.snapshot_failed();
+                self.follow.input(Input::DumpFailed)?;
                 tell(format_args!("{}: connections that were there before are not known", one_line(&error)));
             }
         }
         if std::mem::take(&mut self.resync_wanted) {
-            self.begin_snapshot(MergeKind::Resync);
+            self.begin_dump(MergeKind::Resync)?;
         }
         Ok(())
     }
 
-    /// Leaves out what the filters rule out; listeners stay, they tell who serves a port.
-    fn keep_wanted(&self, snapshot: &mut Snapshot) {
-        let filter = &self.trace.filters.socket;
-        snapshot.sockets.retain(|socket| {
-            socket.state == State::LISTEN || filter.verdict(&socket.tuple, socket.state) != Verdict::No
-        });
-    }
-
-    fn check_loss(&mut self, kernel: &Kernel) -> Result<()> {
+    /// What is to be looked at now and then.
+    fn check(&mut self, kernel: &Kernel) -> Result<()> {
         if self.lost_something(kernel)? {
-            if self.snapshot.is_some() {
+            if self.dump.is_some() {
                 self.resync_wanted = true;
             } else {
-                self.begin_snapshot(MergeKind::Resync);
+                self.begin_dump(MergeKind::Resync)?;
             }
         }
-        let evicted = self.tracker.counts().evicted;
+        let evicted = self.follow.tracker.counts().evicted;
         if evicted > 0 && !self.evicted_told {
             self.evicted_told = true;
             tell(format_args!(
@@ -343,7 +271,38 @@ impl<'a> Live<'a> {
                 self.trace.max_connections
             ));
         }
+        if self.dump.is_none() && self.follow.view.begins_anew()? {
+            self.take_counters()?;
+            self.begin_dump(MergeKind::Anew)?;
+        }
+        if self.trace.sampling == Sampling::Always && self.sample.is_none() && Stopwatch::now() >= self.sample_at {
+            self.begin_sample();
+        }
         Ok(())
+    }
+
+    /// Samples facts on another thread.
+    fn begin_sample(&mut self) {
+        let (sampler, asked) = (self.sampler.clone(), self.follow.tally.as_ref().map(Asked::from).unwrap_or_default());
+        self.sample = Some(tokio::task::spawn_blocking(move || {
+            let begun = Stopwatch::now();
+            (sampler.sample(&asked).map(|(facts, _)| facts), begun.elapsed())
+        }));
+    }
+
+    async fn take_sample(&mut self) -> Result<()> {
+        let Some(sample) = self.sample.take() else {
+            return Ok(());
+        };
+        let (facts, took) = sample.await.context("the thread that samples facts failed")?;
+        self.sample_at = Stopwatch::now() + SAMPLE_EVERY.max(took * 100);
+        match facts {
+            Ok(facts) => self.follow.input(Input::Facts(Box::new(facts))),
+            Err(error) => {
+                tell(one_line(&error));
+                Ok(())
+            }
+        }
     }
 
     /// Whether events were lost since the last look; what was dropped is told at once.
@@ -354,7 +313,10 @@ impl<'a> Live<'a> {
             tell(format_args!("{dropped} transitions dropped, the ring buffer was full: try a larger --buffer"));
         }
         let lost = dropped > 0 || loss.missed != self.last_loss.missed;
-        self.last_loss = loss;
+        if loss != self.last_loss {
+            self.last_loss = loss;
+            self.follow.input(Input::Loss(loss))?;
+        }
         Ok(lost)
     }
 
@@ -362,10 +324,10 @@ impl<'a> Live<'a> {
     fn check_minis(&mut self) {
         // With a filter on more than the namespace the two numbers are not about the same.
         let whole = SocketFilter { netns: self.trace.filters.socket.netns.clone(), ..SocketFilter::default() };
-        if self.minis.is_some() || self.snapshot.is_some() || self.trace.filters.socket != whole {
+        if self.minis.is_some() || self.dump.is_some() || self.trace.filters.socket != whole {
             return;
         }
-        let minis = self.tracker.mini_sockets();
+        let minis = self.follow.tracker.mini_sockets();
         let wanted_netns = self.trace.filters.socket.netns.clone();
         let expected = minis.counts();
         self.minis = Some(tokio::task::spawn_blocking(move || {
@@ -382,44 +344,40 @@ impl<'a> Live<'a> {
         }));
     }
 
-    async fn merge_minis(&mut self) {
+    async fn merge_minis(&mut self) -> Result<()> {
         let Some(dump) = self.minis.take() else {
-            return;
+            return Ok(());
         };
         // A namespace that is gone meanwhile is no trouble: its mini-sockets went with it.
-        if let Ok(Ok(mut snapshot)) = dump.await {
-            self.keep_wanted(&mut snapshot);
-            self.tracker.merge_minis(&snapshot);
+        match dump.await {
+            Ok(Ok(snapshot)) if !snapshot.complete_netns.is_empty() => self.follow.input(Input::MiniSockets(snapshot)),
+            _ => Ok(()),
         }
     }
 
     /// Everything that was seen is shown, and the programs are detached.
-    async fn finish(mut self, mut kernel: Kernel) -> Result<Finished> {
-        let window_ns = monotonic_ns() - self.started_ns;
+    async fn finish(mut self, mut kernel: Kernel) -> Result<Followed> {
         let resync = self.trace.final_snapshot || self.resync_wanted || self.lost_something(&kernel)?;
-        if resync || self.snapshot.is_some() {
+        if resync || self.dump.is_some() {
             self.resync_wanted = resync;
-            self.merge_snapshot(&mut kernel).await?;
+            self.merge_dump(&mut kernel).await?;
         }
-        if resync && self.snapshot.is_none() {
-            self.begin_snapshot(MergeKind::Resync);
+        if resync && self.dump.is_none() {
+            self.begin_dump(MergeKind::Resync)?;
         }
         // The last one: whatever is lost from here on is not of this run.
         self.resync_wanted = false;
-        self.merge_snapshot(&mut kernel).await?;
+        self.merge_dump(&mut kernel).await?;
         self.take_all(&mut kernel)?;
-        self.tracker.flush(&mut self.effects);
-        self.pass_on_repaired()?;
-        self.pass_on_ended()?;
-        self.view.flush()?;
-        let Loss { seen, dropped, missed, resets_lost: _ } = kernel.loss()?;
-        let repaired = self.tracker.counts().repaired;
-        Ok(Finished {
-            tracker: self.tracker,
-            unlisted: self.unlisted,
-            namespaces: namespaces(&self.trace.filters.socket.netns)?,
-            loss: LossRecord { seen, dropped, missed, repaired },
-            window_ns,
-        })
+        self.follow.input(Input::Loss(kernel.loss()?))?;
+        self.follow.input(Input::Now(monotonic_ns()))?;
+        if self.trace.sampling != Sampling::Never {
+            // The counts that a sample goes by have to be complete.
+            self.follow.hand_out_closed()?;
+            let asked = self.follow.tally.as_ref().map(Asked::from).unwrap_or_default();
+            let (facts, _) = self.sampler.sample(&asked)?;
+            self.follow.input(Input::Facts(Box::new(facts)))?;
+        }
+        self.follow.finish()
     }
 }

@@ -23,13 +23,14 @@ use tracer::{
         connection::{Certainty, Connection},
         endpoint::Endpoint,
         filter::SocketFilter,
+        input::Loss,
         state::State,
         tracker::{Effects, Limits, Tracker},
         transition::{Comm, Context, Errno, Event, KernelAddress, Reset, ResetDirection, Transition},
     },
     source::{
         clock::monotonic_ns,
-        kernel::{Attachment, Kernel, Loss, Options},
+        kernel::{Attachment, Kernel, Options},
     },
 };
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
 use crate::core::{endpoint::Tuple, snapshot::Socket, transition::Comm};
 
 /// A descriptor of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// The process.
     pub pid: u32,
@@ -18,7 +19,7 @@ pub struct Holder {
 }
 
 /// A connection that is over while somebody still has its descriptor: a socket in CLOSE, which no dump lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClosedSocket {
     /// Inode of its file.
     pub inode: u64,
@@ -42,7 +43,7 @@ impl ClosedSocket {
 }
 
 /// Open descriptors of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DescriptorUsage {
     /// How many are open.
     pub used: u64,
@@ -63,7 +64,7 @@ impl DescriptorUsage {
 }
 
 /// Ports from `first` to `last`, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRange {
     /// The lowest.
     pub first: u16,
@@ -79,7 +80,7 @@ impl Default for PortRange {
 }
 
 /// What decides how many local ports a namespace has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortSettings {
     /// `net.ipv4.ip_local_port_range`.
     pub range: PortRange,
@@ -100,7 +101,7 @@ impl PortSettings {
 }
 
 /// Counters of a namespace (/proc/net/netstat).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceCounters {
     /// `TCPTimeWaitOverflow`: connections closed without TIME_WAIT, because the table was full.
     pub time_wait_overflows: u64,
@@ -120,7 +121,7 @@ impl NamespaceCounters {
 }
 
 /// What is sampled of a namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceFacts {
     /// How many local ports there are.
     pub ports: PortSettings,
@@ -128,18 +129,19 @@ pub struct NamespaceFacts {
     pub mini_sockets: Option<u64>,
     /// `net.ipv4.tcp_max_tw_buckets`.
     pub time_wait_max: Option<u64>,
-    /// How far the counters moved within the window.
+    /// The counters: as they were sampled, or how far they moved within the window, which is what detectors look at.
     pub counters: NamespaceCounters,
 }
 
 /// What a source has sampled for the findings.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Facts {
     /// CLOCK_MONOTONIC of the sample, ns.
     pub now_ns: u64,
     /// How long was watched before, ns; 0 when nothing was.
     pub window_ns: u64,
-    /// The sockets that sock_diag lists, mini-sockets excepted.
+    /// The sockets that sock_diag lists and that a finding may be about: no mini-sockets, and none that are at work.
+    #[serde(skip)]
     pub sockets: Vec<Socket>,
     /// Connections that are over and were not closed.
     pub closed: Vec<ClosedSocket>,

@@ -49,6 +49,8 @@ pub enum MergeKind {
     StartUp,
     /// A later one, after events were lost: they were missed.
     Resync,
+    /// A later one, with which the next file of a recording begins: the first one for whoever reads that file alone.
+    Anew,
 }
 
 impl Tracker {
@@ -81,7 +83,7 @@ impl Tracker {
                 self.listeners.found(key, &socket.tuple, socket.inode, self.snapshots);
             }
         }
-        if kind == MergeKind::Resync {
+        if kind != MergeKind::StartUp {
             self.listeners.remove_absent(self.snapshots, &snapshot.complete_netns, snapshot.started_ns);
         }
         self.listeners.find_owners(holder);
@@ -103,7 +105,7 @@ impl Tracker {
             let known = if self.by_key.contains_key(&key) { None } else { by_address.filter(same) };
             self.merge_socket(known.copied().unwrap_or(key), socket, snapshot, kind, holder, effects);
         }
-        if kind == MergeKind::Resync {
+        if kind != MergeKind::StartUp {
             self.close_absent(snapshot, effects);
         }
         self.minis.replace(snapshot);
@@ -227,7 +229,7 @@ impl Tracker {
         let id = SocketId::from_cookie(socket.cookie);
         let mut entry = Entry::new(id, socket.tuple, socket.state, since_ns, Opening::PreExisting);
         entry.set_process(self.listeners.owner_for(&socket.tuple));
-        if kind == MergeKind::Resync {
+        if kind != MergeKind::StartUp {
             entry.gap = true;
             self.counts.repaired += 1;
             effects.repaired.push(Transition {

@@ -214,11 +214,9 @@ impl Tracker {
         }
     }
 
-    /// Lets a connection go that turned out not to be wanted.
-    pub fn forget_socket(&mut self, socket: SocketId) {
-        if self.forget(socket.key()).is_none() {
-            self.forget(socket.address_key());
-        }
+    /// Lets a connection go that turned out not to be wanted; returns whether it was known.
+    pub fn forget_socket(&mut self, socket: SocketId) -> bool {
+        self.forget(socket.key()).or_else(|| self.forget(socket.address_key())).is_some()
     }
 
     /// Tells that it is `now_ns`: closed connections whose grace is over are handed out, ended mini-sockets cleared.
@@ -260,6 +258,12 @@ impl Tracker {
     /// The ends of the connections that are open.
     pub fn open_tuples(&self) -> impl Iterator<Item = Tuple> + '_ {
         self.entries.iter().filter(|(_, entry)| entry.close.is_none()).map(|(_, entry)| entry.tuple)
+    }
+
+    /// Its bounds and settings.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// How many connections are in the tracker: open, or closed a moment ago.

@@ -32,6 +32,7 @@ pub use self::layout::VMLINUX_BTF;
 use self::{decode::Known, layout::KernelTypes};
 use crate::core::{
     filter::{Family, SocketFilter},
+    input::Loss,
     transition::Event,
 };
 use crate::problem::{one_line, tell};
@@ -59,20 +60,6 @@ pub struct Options {
     pub filter: SocketFilter,
     /// `None` takes the better one that works.
     pub attachment: Option<Attachment>,
-}
-
-/// What became of the kernel's events so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Loss {
-    /// Transitions that passed the filters: delivered plus dropped.
-    pub seen: u64,
-    /// Transitions that found the ring buffer full.
-    pub dropped: u64,
-    /// Runs of the transition program that the kernel skipped, because the interrupt that wanted it had hit the same
-    /// program on the same CPU. Nothing is known of these, not even whether the filters would have kept them.
-    pub missed: u64,
-    /// Resets that were dropped or missed: the reason of a close may then be inferred instead of seen.
-    pub resets_lost: u64,
 }
 
 /// A global of the BPF object; the newtype because `Pod` is not ours to give to the ABI's types.

@@ -1,0 +1,72 @@
+//! Everything that a trace is fed with, whether it comes from the kernel or out of a recording. The same inputs in the
+//! same order give the same connections and the same findings.
+
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    connection::Process,
+    finding::{Facts, NamespaceCounters},
+    snapshot::Snapshot,
+    tracker::MergeKind,
+    transition::{Event, SocketId},
+};
+
+/// One thing that a trace learns.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A transition or a RST.
+    Event(Event),
+    /// It is this time now, CLOCK_MONOTONIC ns, and nothing older is still to come.
+    Now(u64),
+    /// A socket turned out not to be wanted.
+    Forget(SocketId),
+    /// A dump of all sockets is about to be taken.
+    DumpBegins,
+    /// It could not be taken.
+    DumpFailed,
+    /// A dump of all sockets.
+    Dump(Dump),
+    /// A dump of mini-sockets alone.
+    MiniSockets(Snapshot),
+    /// What has happened to the events so far.
+    Loss(Loss),
+    /// The counters at the window's beginning.
+    Counters(Counters),
+    /// A sample for the findings.
+    Facts(Box<Facts>),
+}
+
+/// A dump and who holds the sockets in it.
+#[derive(Clone, Debug)]
+pub struct Dump {
+    /// What it is for.
+    pub kind: MergeKind,
+    /// The sockets.
+    pub snapshot: Snapshot,
+    /// Processes by the inode of a socket that they hold; none for dumps after the first.
+    pub holders: FxHashMap<u64, Process>,
+}
+
+/// What became of the events, since the programs were attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Transitions that passed the filters: delivered plus dropped.
+    pub seen: u64,
+    /// Transitions that found the ring buffer full.
+    pub dropped: u64,
+    /// Runs of the transition program that the kernel skipped, because the interrupt that wanted it had hit the same
+    /// program on the same CPU. Nothing is known of these, not even whether the filters would have kept them.
+    pub missed: u64,
+    /// Resets that were dropped or missed: the reason of a close may then be inferred instead of seen.
+    pub resets_lost: u64,
+}
+
+/// Counters of all namespaces at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// When, CLOCK_MONOTONIC ns.
+    pub now_ns: u64,
+    /// By namespace.
+    pub namespaces: FxHashMap<u32, NamespaceCounters>,
+}

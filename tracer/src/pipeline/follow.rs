@@ -1,0 +1,338 @@
+//! A trace as it is followed: inputs go to the tracker, and what comes of them to a view. Where the inputs come from, the
+//! kernel (`live`) or a recording (`replay`), makes no difference here.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Result;
+use rustc_hash::FxHashMap;
+
+use super::held::{Annotated, Gate};
+use crate::{
+    config::Filters,
+    core::{
+        connection::Connection,
+        filter::Verdict,
+        finding::{self, Facts, Finding, NamespaceCounters, Tally, Thresholds},
+        input::{Counters, Input, Loss},
+        state::State,
+        tracker::{Annotation, Effects, Limits, Tracker},
+        transition::Event,
+    },
+    output::report::LossRecord,
+    source::{cgroups::Cgroups, clock::WallClock},
+};
+
+/// What a command does with a trace.
+pub(super) trait View {
+    /// A transition that passed the filters.
+    fn transition(&mut self, _transition: &Annotated, _naming: &mut Naming) -> Result<()> {
+        Ok(())
+    }
+
+    /// A connection that ended and passed the filters.
+    fn ended(&mut self, _connection: &Connection, _naming: &mut Naming) -> Result<()> {
+        Ok(())
+    }
+
+    /// An event as the tracker took it, and each one that it repaired, whatever the filters on owner and state say.
+    fn heard(&mut self, _event: &Event, _annotation: &Annotation, _naming: &mut Naming) -> Result<()> {
+        Ok(())
+    }
+
+    /// An input that is no event.
+    fn input(&mut self, _input: &Input, _naming: &mut Naming) -> Result<()> {
+        Ok(())
+    }
+
+    /// Brings out what is buffered; called several times a second.
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether it has all that it wants.
+    fn is_done(&self) -> bool {
+        false
+    }
+
+    /// Whether what it makes can be about one run only.
+    fn wants_one_run(&self) -> bool {
+        false
+    }
+
+    /// Whether it goes on in a place of its own from here, which has to begin with all that is known (the next file of a
+    /// recording).
+    fn begins_anew(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+/// Wall time and names of cgroups.
+pub(super) struct Naming {
+    /// Turns the events' time into wall time.
+    pub(super) clock: WallClock,
+    cgroups: Cgroups,
+    recorded: FxHashMap<u64, Arc<str>>,
+    from_recording: bool,
+}
+
+impl Naming {
+    /// Of this host, now.
+    pub(super) fn live() -> Self {
+        let (clock, cgroups) = (WallClock::now(), Cgroups::new());
+        Self { clock, cgroups, recorded: FxHashMap::default(), from_recording: false }
+    }
+
+    /// Of a recording, which tells the names.
+    pub(super) fn recorded(clock: WallClock) -> Self {
+        Self { clock, cgroups: Cgroups::default(), recorded: FxHashMap::default(), from_recording: true }
+    }
+
+    /// The name of a cgroup.
+    pub(super) fn cgroup(&mut self, id: u64) -> Option<Arc<str>> {
+        if self.from_recording { self.recorded.get(&id).cloned() } else { self.cgroups.name(id) }
+    }
+}
+
+/// A trace under way.
+pub(super) struct Follow<'a> {
+    pub(super) filters: Filters,
+    pub(super) view: &'a mut dyn View,
+    pub(super) naming: Naming,
+    pub(super) tracker: Tracker,
+    /// What is counted for the findings; only where they are wanted.
+    pub(super) tally: Option<Tally>,
+    effects: Effects,
+    gate: Gate,
+    loss: Loss,
+    began: Option<Counters>,
+    facts: Option<Box<Facts>>,
+    /// The latest time that was heard of, CLOCK_MONOTONIC ns.
+    pub(super) now_ns: u64,
+}
+
+/// A trace that has come to its end, with everything that was learned.
+pub(super) struct Followed {
+    /// The connections.
+    pub(super) tracker: Tracker,
+    /// What happened to the events.
+    pub(super) loss: LossRecord,
+    /// The end, CLOCK_MONOTONIC ns.
+    pub(super) ended_ns: u64,
+    /// Times and names.
+    pub(super) naming: Naming,
+    tally: Tally,
+    began: Option<Counters>,
+    facts: Option<Box<Facts>>,
+}
+
+impl<'a> Follow<'a> {
+    pub(super) fn new(filters: Filters, limits: Limits, naming: Naming, view: &'a mut dyn View) -> Self {
+        Self {
+            gate: Gate::new(filters.socket.clone()),
+            filters,
+            view,
+            naming,
+            tracker: Tracker::new(limits),
+            tally: None,
+            effects: Effects::default(),
+            loss: Loss::default(),
+            began: None,
+            facts: None,
+            now_ns: 0,
+        }
+    }
+
+    /// What comes now is of another run: nothing that was known before is of any use.
+    pub(super) fn begin_run(&mut self, clock: WallClock) -> Result<()> {
+        self.hand_out_closed()?;
+        self.tracker = Tracker::new(self.tracker.limits());
+        self.gate = Gate::new(self.filters.socket.clone());
+        self.naming = Naming::recorded(clock);
+        (self.began, self.facts, self.now_ns) = (None, None, 0);
+        Ok(())
+    }
+
+    /// A recording tells the name of a cgroup.
+    pub(super) fn learn_cgroup(&mut self, id: u64, path: Arc<str>) {
+        let wanted = |below: &String| Path::new(path.as_ref()).starts_with(below);
+        if self.filters.recorded_cgroups.iter().any(wanted) {
+            self.filters.owner.cgroups.push(id);
+        }
+        self.naming.recorded.insert(id, path);
+    }
+
+    /// Takes an input in.
+    pub(super) fn input(&mut self, input: Input) -> Result<()> {
+        if let Input::Event(event) = &input {
+            return self.event(event);
+        }
+        let input = self.wanted_part(input);
+        self.view.input(&input, &mut self.naming)?;
+        match input {
+            Input::Event(_) => {}
+            Input::Now(now_ns) => {
+                self.now_ns = self.now_ns.max(now_ns);
+                self.tracker.advance(now_ns, &mut self.effects);
+            }
+            Input::Forget(socket) => {
+                self.tracker.forget_socket(socket);
+            }
+            Input::DumpBegins => self.tracker.snapshot_begins(),
+            Input::DumpFailed => self.tracker.snapshot_failed(),
+            Input::Dump(dump) => {
+                let holder = |inode: u64| dump.holders.get(&inode).copied();
+                self.tracker.merge(&dump.snapshot, dump.kind, &holder, &mut self.effects);
+            }
+            Input::MiniSockets(snapshot) => self.tracker.merge_minis(&snapshot),
+            Input::Loss(loss) => self.loss = loss,
+            Input::Counters(counters) => {
+                self.began.get_or_insert(counters);
+            }
+            Input::Facts(facts) => {
+                self.now_ns = self.now_ns.max(facts.now_ns);
+                self.facts = Some(facts);
+            }
+        }
+        self.pass_on_repaired()?;
+        self.pass_on_ended()
+    }
+
+    /// Takes an event in.
+    pub(super) fn event(&mut self, event: &Event) -> Result<()> {
+        self.now_ns = self.now_ns.max(event.mono_ns());
+        if let Event::Transition(transition) = event
+            && self.gate.rules_out(transition)
+        {
+            // Its first events may have passed while a port was still 0; the kernel leaves the rest out.
+            if self.tracker.forget_socket(transition.socket) {
+                self.view.input(&Input::Forget(transition.socket), &mut self.naming)?;
+            }
+            return Ok(());
+        }
+        let annotation = self.tracker.event(event, &mut self.effects);
+        if !self.effects.repaired.is_empty() {
+            self.pass_on_repaired()?;
+        }
+        self.show(event, &annotation)?;
+        self.pass_on_ended()
+    }
+
+    /// Hands out every connection that has closed, without waiting for what may follow.
+    pub(super) fn hand_out_closed(&mut self) -> Result<()> {
+        self.tracker.flush(&mut self.effects);
+        self.pass_on_repaired()?;
+        self.pass_on_ended()
+    }
+
+    /// The end.
+    pub(super) fn finish(mut self) -> Result<Followed> {
+        self.hand_out_closed()?;
+        self.view.flush()?;
+        let Loss { seen, dropped, missed, resets_lost: _ } = self.loss;
+        Ok(Followed {
+            loss: LossRecord { seen, dropped, missed, repaired: self.tracker.counts().repaired },
+            tracker: self.tracker,
+            ended_ns: self.now_ns,
+            naming: self.naming,
+            tally: self.tally.unwrap_or_default(),
+            began: self.began,
+            facts: self.facts,
+        })
+    }
+
+    fn show(&mut self, event: &Event, annotation: &Annotation) -> Result<()> {
+        self.view.heard(event, annotation, &mut self.naming)?;
+        let Event::Transition(transition) = event else {
+            return Ok(());
+        };
+        let (view, filters, naming) = (&mut self.view, &self.filters, &mut self.naming);
+        let mut result = Ok(());
+        self.gate.pass(transition, annotation, &mut |annotated| {
+            if result.is_ok() && !view.is_done() && wanted_transition(filters, annotated) {
+                result = view.transition(annotated, naming);
+            }
+        });
+        result
+    }
+
+    fn pass_on_repaired(&mut self) -> Result<()> {
+        for transition in std::mem::take(&mut self.effects.repaired) {
+            let annotation = self.tracker.annotation(transition.socket);
+            self.show(&Event::Transition(transition), &annotation)?;
+        }
+        Ok(())
+    }
+
+    fn pass_on_ended(&mut self) -> Result<()> {
+        for connection in self.effects.ended.drain(..) {
+            if wanted_connection(&self.filters, &connection) && !self.view.is_done() {
+                if let Some(tally) = &mut self.tally {
+                    tally.count(&connection);
+                }
+                self.view.ended(&connection, &mut self.naming)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the filters leave of an input. Listeners stay in dumps: they tell who serves a port.
+    fn wanted_part(&self, mut input: Input) -> Input {
+        let (filter, owner) = (&self.filters.socket, &self.filters.owner);
+        match &mut input {
+            Input::Dump(dump) => dump.snapshot.sockets.retain(|socket| {
+                socket.state == State::LISTEN || filter.verdict(&socket.tuple, socket.state) != Verdict::No
+            }),
+            Input::MiniSockets(snapshot) => {
+                snapshot.sockets.retain(|socket| filter.verdict(&socket.tuple, socket.state) != Verdict::No);
+            }
+            Input::Facts(facts) => {
+                facts.sockets.retain(|socket| {
+                    filter.verdict(&socket.tuple, socket.state) != Verdict::No && owner.matches_cgroup(socket.cgroup)
+                });
+                facts.closed.retain(|socket| filter.verdict(&socket.tuple, State::CLOSE) == Verdict::Yes);
+            }
+            _ => {}
+        }
+        input
+    }
+}
+
+impl Followed {
+    /// How long was watched before the facts were sampled, ns.
+    pub(super) fn window_ns(&self) -> u64 {
+        match (&self.began, &self.facts) {
+            (Some(began), Some(facts)) => facts.now_ns.saturating_sub(began.now_ns),
+            _ => 0,
+        }
+    }
+
+    /// Judges by the last sample; `None` when there is none.
+    pub(super) fn findings(&self, filters: &Filters, thresholds: &Thresholds) -> Option<Vec<Finding>> {
+        let window_ns = self.window_ns();
+        let mut facts = Facts::clone(self.facts.as_ref()?);
+        facts.window_ns = window_ns;
+        for (netns, namespace) in &mut facts.namespaces {
+            // Of a namespace that came later everything counts; without a window nothing has moved.
+            namespace.counters = self.began.as_ref().map_or_else(NamespaceCounters::default, |began| {
+                namespace.counters.since(began.namespaces.get(netns).copied().unwrap_or_default())
+            });
+        }
+        let mut findings = finding::detect(&self.tracker, &self.tally, &facts, thresholds);
+        findings.retain(|finding| filters.owner.matches_process(finding.process.as_ref()));
+        Some(findings)
+    }
+}
+
+fn wanted_transition(filters: &Filters, (transition, annotation): &Annotated) -> bool {
+    let states = &filters.states;
+    (states.is_empty() || states.contains(&transition.old) || states.contains(&transition.new))
+        && (filters.owner.is_empty() || filters.owner.matches(annotation.process.as_ref(), annotation.cgroup))
+}
+
+/// Whether a connection passes the filters.
+pub(super) fn wanted_connection(filters: &Filters, connection: &Connection) -> bool {
+    let state = if connection.ended_ns.is_some() { State::CLOSE } else { State::ESTABLISHED };
+    filters.socket.verdict(&connection.tuple, state) == Verdict::Yes
+        && (filters.states.is_empty() || filters.states.iter().any(|state| connection.was_in(*state)))
+        && filters.owner.matches(connection.process.as_ref(), connection.cgroup)
+}

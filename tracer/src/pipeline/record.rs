@@ -1,0 +1,130 @@
+//! What becomes of a trace in a recording: everything that it is fed with is written, into one file or a row of them.
+
+use std::{fs, path::PathBuf, time::Instant};
+
+use anyhow::{Context, Result};
+
+use super::follow::{Naming, View};
+use crate::{
+    config::{Record, Rotation},
+    core::{input::Input, tracker::Annotation, transition::Event},
+    output::{
+        file::{Contents, Output},
+        records::{LogRecord, Time},
+    },
+    recording::{Metadata, Recorder, VERSION, files::Rotated},
+    source::clock::{WallClock, monotonic_ns},
+};
+
+/// Writes a trace to a recording.
+pub(super) struct RecordView {
+    recorder: Recorder<Output>,
+    metadata: Metadata,
+    rotation: Option<(Rotation, Rotated)>,
+    part_began: Instant,
+    left: Option<u64>,
+}
+
+impl RecordView {
+    pub(super) fn new(config: &Record, fin_timeout_ns: u64, clock: WallClock) -> Result<Self> {
+        let metadata = metadata(config, fin_timeout_ns, clock)?;
+        let (path, rotation) = match &config.rotation {
+            None => (config.file.clone(), None),
+            Some(rotation) => {
+                let mut rotated = Rotated::new(&config.file)?;
+                (rotated.next_path(), Some((rotation.clone(), rotated)))
+            }
+        };
+        let recorder = Recorder::new(open(path, config.overwrite)?, &metadata)?;
+        let view = Self { recorder, metadata, rotation, part_began: Instant::now(), left: config.count };
+        view.delete_oldest()?;
+        Ok(view)
+    }
+
+    /// The end of the recording.
+    pub(super) fn finish(self) -> Result<()> {
+        self.recorder.finish()
+    }
+
+    fn is_due(&self, rotation: &Rotation) -> bool {
+        let too_large = rotation.bytes.is_some_and(|bytes| self.recorder.part_bytes() >= bytes);
+        too_large || rotation.every.is_some_and(|every| self.part_began.elapsed() >= every)
+    }
+
+    fn delete_oldest(&self) -> Result<()> {
+        match &self.rotation {
+            Some((Rotation { keep: Some(keep), .. }, rotated)) => rotated.delete_oldest(*keep),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl View for RecordView {
+    fn heard(&mut self, event: &Event, annotation: &Annotation, naming: &mut Naming) -> Result<()> {
+        let time = Time(naming.clock.unix_ns(event.mono_ns()));
+        let Event::Transition(transition) = event else {
+            return self.recorder.event(event, None, time);
+        };
+        self.left = self.left.map(|left| left.saturating_sub(1));
+        let raw = transition.details.map_or(0, |details| details.cgroup);
+        self.recorder.cgroup(raw, || naming.cgroup(raw));
+        self.recorder.cgroup(annotation.cgroup, || naming.cgroup(annotation.cgroup));
+        let shown = LogRecord::new(transition, annotation, naming.cgroup(annotation.cgroup), naming.clock);
+        self.recorder.event(event, Some(&shown), time)
+    }
+
+    fn input(&mut self, input: &Input, naming: &mut Naming) -> Result<()> {
+        if let Input::Dump(dump) = input {
+            for socket in &dump.snapshot.sockets {
+                self.recorder.cgroup(socket.cgroup, || naming.cgroup(socket.cgroup));
+            }
+        }
+        self.recorder.input(input)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.recorder.flush()
+    }
+
+    fn is_done(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    fn begins_anew(&mut self) -> Result<bool> {
+        let is_due = self.rotation.as_ref().is_some_and(|(rotation, _)| self.is_due(rotation));
+        let Some((_, rotated)) = self.rotation.as_mut().filter(|_| is_due) else {
+            return Ok(false);
+        };
+        let path = rotated.next_path();
+        self.metadata.part += 1;
+        self.metadata.started_ns = monotonic_ns();
+        self.recorder.begin_part(open(path, false)?, &self.metadata)?;
+        self.part_began = Instant::now();
+        self.delete_oldest()?;
+        Ok(true)
+    }
+}
+
+fn open(path: PathBuf, overwrite: bool) -> Result<Output> {
+    Output::open(Some(&path), Contents::Pieces, overwrite)
+}
+
+fn metadata(config: &Record, fin_timeout_ns: u64, clock: WallClock) -> Result<Metadata> {
+    let read = |path: &str| Ok::<_, std::io::Error>(fs::read_to_string(path)?.trim().to_owned());
+    let uname = nix::sys::utsname::uname().context("cannot tell the host's name")?;
+    Ok(Metadata {
+        format: VERSION,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: uname.nodename().to_string_lossy().into_owned(),
+        kernel: uname.release().to_string_lossy().into_owned(),
+        boot_id: read("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
+        // A random number that the kernel makes for each read.
+        run: read("/proc/sys/kernel/random/uuid").context("cannot name the run")?,
+        part: 0,
+        clock_offset_ns: clock.unix_ns(0),
+        started_ns: monotonic_ns(),
+        fin_timeout_ns,
+        max_connections: config.trace.max_connections,
+        filters: config.trace.filters.socket.to_string(),
+    })
+}

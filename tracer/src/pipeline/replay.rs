@@ -1,0 +1,216 @@
+//! A trace out of recordings: the same inputs in the same order as they came live.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, IsTerminal, Read, Write},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::follow::{Follow, Followed, Naming, View};
+use crate::{
+    config::{Sampling, Trace},
+    core::{finding::Tally, input::Input, tracker::Limits},
+    problem::{one_line, tell},
+    recording::{Ending, Metadata, Reader, Recorded, files},
+    source::clock::WallClock,
+};
+
+/// Inputs between two looks at the clock.
+const PROGRESS_EVERY: u64 = 65_536;
+
+/// Inputs between two times that a view brings out what it has.
+const FLUSH_EVERY: u64 = 4096;
+
+/// A file and where it lies.
+struct Part {
+    path: PathBuf,
+    length: u64,
+    reader: Reader<Box<dyn Read>>,
+}
+
+/// What a replay has to say besides what is in the recording.
+pub(super) struct Replayed {
+    pub(super) followed: Followed,
+    /// A file was damaged: what came after that is missing.
+    pub(super) damage: Option<anyhow::Error>,
+}
+
+/// Replays recordings until they end, the view has enough or the time is over.
+pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
+    let mut parts = open_all(&trace.from)?;
+    keep_last_run(&mut parts, view.wants_one_run());
+    let Some(first) = parts.first().map(|part| part.reader.metadata().clone()) else {
+        bail!("no recording to read");
+    };
+    let limits = Limits { max_connections: first.max_connections.max(1), fin_timeout_ns: first.fin_timeout_ns };
+    let naming = Naming::recorded(WallClock::from_offset_ns(first.clock_offset_ns));
+    let mut follow = Follow::new(trace.filters.clone(), limits, naming, view);
+    follow.tally = (trace.sampling != Sampling::Never).then(Tally::default);
+    let until = trace.duration.map(|duration| first.started_ns.saturating_add(nanoseconds(duration)));
+    let mut progress = Progress::new(parts.iter().map(|part| part.length).sum());
+    let mut damage = None;
+    let mut before: Option<Metadata> = None;
+    for part in &mut parts {
+        let metadata = part.reader.metadata().clone();
+        if let Some(before) = &before {
+            if before.run != metadata.run {
+                follow.begin_run(WallClock::from_offset_ns(metadata.clock_offset_ns))?;
+            } else if before.part + 1 == metadata.part {
+                part.reader.goes_on();
+            } else {
+                tell(format_args!(
+                    "{}: {} file(s) before it are missing",
+                    part.path.display(),
+                    metadata.part - before.part - 1
+                ));
+            }
+        }
+        if let Err(error) = replay_part(part, &mut follow, until, &mut progress) {
+            damage = Some(error.context(format!("{}", part.path.display())));
+            break;
+        }
+        if part.reader.ending() == Some(Ending::Cut) {
+            tell(format_args!(
+                "{}: it has no end mark: the recorder was killed, or is still writing; {} bytes of it were read",
+                part.path.display(),
+                part.reader.read_bytes()
+            ));
+        }
+        before = Some(metadata);
+        if follow.view.is_done() {
+            break;
+        }
+    }
+    progress.end();
+    Ok(Replayed { followed: follow.finish()?, damage })
+}
+
+fn replay_part(part: &mut Part, follow: &mut Follow<'_>, until: Option<u64>, progress: &mut Progress) -> Result<()> {
+    let mut inputs = 0_u64;
+    while let Some(recorded) = part.reader.read()? {
+        match recorded {
+            Recorded::Cgroup { id, path } => follow.learn_cgroup(id, path),
+            Recorded::Input(input) => {
+                if until.is_some_and(|until| follow.now_ns > until) && !matches!(input, Input::Loss(_)) {
+                    break;
+                }
+                follow.input(input)?;
+            }
+        }
+        inputs += 1;
+        if inputs.is_multiple_of(FLUSH_EVERY) {
+            follow.view.flush()?;
+            if follow.view.is_done() {
+                break;
+            }
+        }
+        if inputs.is_multiple_of(PROGRESS_EVERY) {
+            progress.tell(part.reader.read_bytes());
+        }
+    }
+    progress.done(part.length);
+    Ok(())
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Opens the files, in the order of their runs.
+fn open_all(paths: &[PathBuf]) -> Result<Vec<Part>> {
+    let mut parts = files::listed(paths)?.into_iter().map(open).collect::<Result<Vec<Part>>>()?;
+    // Of wall time: the monotonic clocks of two boots have nothing to do with each other.
+    let started = |part: &Part| {
+        let metadata = part.reader.metadata();
+        metadata.clock_offset_ns.saturating_add(metadata.started_ns)
+    };
+    parts.sort_by_cached_key(|part| (started(part), part.reader.metadata().part));
+    parts.dedup_by(|later, earlier| {
+        let (later, earlier) = (later.reader.metadata(), earlier.reader.metadata());
+        later.run == earlier.run && later.part == earlier.part
+    });
+    Ok(parts)
+}
+
+fn open(path: PathBuf) -> Result<Part> {
+    let named = || format!("cannot read {}", path.display());
+    let (length, from): (u64, Box<dyn Read>) = if path == Path::new("-") {
+        if io::stdin().is_terminal() {
+            bail!("a recording does not come from a terminal: give a file, or a pipe");
+        }
+        (0, Box::new(io::stdin()))
+    } else {
+        let file = File::open(&path).with_context(named)?;
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        (length, Box::new(BufReader::with_capacity(1 << 20, file)))
+    };
+    let reader = Reader::new(from).with_context(named)?;
+    Ok(Part { path, length, reader })
+}
+
+/// Of several runs findings can be about one only.
+fn keep_last_run(parts: &mut Vec<Part>, one_run: bool) {
+    let Some(last) = parts.last().map(|part| part.reader.metadata().run.clone()) else {
+        return;
+    };
+    let before = parts.len();
+    if one_run {
+        parts.retain(|part| part.reader.metadata().run == last);
+    }
+    if parts.len() < before {
+        tell(format_args!(
+            "{} file(s) are of earlier runs and left out: findings are of one run",
+            before - parts.len()
+        ));
+    }
+}
+
+/// Says how far it is, where somebody is looking.
+struct Progress {
+    shown: bool,
+    told: Instant,
+    total: u64,
+    done: u64,
+}
+
+impl Progress {
+    /// How often.
+    const EVERY: Duration = Duration::from_millis(500);
+
+    fn new(total: u64) -> Self {
+        Self { shown: false, told: Instant::now(), total, done: 0 }
+    }
+
+    fn tell(&mut self, in_part: u64) {
+        if self.total == 0 || self.told.elapsed() < Self::EVERY || !io::stderr().is_terminal() {
+            return;
+        }
+        let (read, total) = (self.done.saturating_add(in_part), self.total);
+        self.told = Instant::now();
+        self.shown = true;
+        let _ =
+            write!(io::stderr(), "\rread {} of {} MB ({} %)", read >> 20, total >> 20, read.min(total) * 100 / total);
+    }
+
+    fn done(&mut self, length: u64) {
+        self.done = self.done.saturating_add(length);
+    }
+
+    /// Takes the line away again.
+    fn end(&self) {
+        if self.shown {
+            let _ = write!(io::stderr(), "\r{:40}\r", "");
+        }
+    }
+}
+
+/// Tells of a damage after everything before it has been shown.
+pub(super) fn tell_damage(damage: Option<anyhow::Error>) -> Result<()> {
+    match damage {
+        None => Ok(()),
+        Some(error) => bail!("{}; what is before it was read", one_line(&error)),
+    }
+}
