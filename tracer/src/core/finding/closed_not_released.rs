@@ -4,27 +4,27 @@
 
 use std::collections::BTreeMap;
 
+use rustc_hash::{FxHashMap, FxHashSet};
+
 use super::{
     DescriptorUsage, Facts, Finding, FoundSocket, Kind, SAMPLE, Severity, Tally, Thresholds, common_end, counted,
-    fds_of, severity_by_count, tally::FileLeft, who,
+    fds_of, holder_of, severity_by_count, tally::FileLeft, who,
 };
-use crate::core::connection::{Certainty, Process, ProcessSource};
+use crate::core::connection::{Certainty, Process};
 
 pub(super) fn detect(tally: &Tally, facts: &Facts, thresholds: &Thresholds) -> Vec<Finding> {
     let mut groups: BTreeMap<(u32, u32), (Process, Vec<&FileLeft>)> = BTreeMap::new();
+    let in_use: FxHashSet<u64> = facts.sockets.iter().map(|socket| socket.inode).collect();
+    // The same socket may have connected again since, and failed again: what counts is its last end.
+    let last: FxHashMap<u64, &FileLeft> = tally.files_left.iter().map(|left| (left.inode, left)).collect();
     for left in &tally.files_left {
         let age_ns = facts.now_ns.saturating_sub(left.closed_ns);
-        // The same socket may have connected again.
-        let in_use = facts.sockets.iter().any(|socket| socket.inode == left.inode);
-        if age_ns < thresholds.close_wait_age_ns || in_use {
+        let is_last = last.get(&left.inode).is_some_and(|last| std::ptr::eq(*last, left));
+        if age_ns < thresholds.close_wait_age_ns || in_use.contains(&left.inode) || !is_last {
             continue;
         }
-        if let Some(holder) = facts.holders.get(&left.inode).and_then(|holders| holders.first()) {
-            let process = Process { pid: holder.pid, comm: holder.comm, source: ProcessSource::Holder };
-            let (_, members) = groups.entry((left.tuple.netns, holder.pid)).or_insert((process, Vec::new()));
-            if !members.iter().any(|known| known.inode == left.inode) {
-                members.push(left);
-            }
+        if let Some(process) = holder_of(facts, left.inode) {
+            groups.entry((left.tuple.netns, process.pid)).or_insert((process, Vec::new())).1.push(left);
         }
     }
     groups.into_iter().map(|((netns, _), (process, left))| finding(netns, process, &left, facts)).collect()
