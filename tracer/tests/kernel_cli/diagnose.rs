@@ -16,7 +16,7 @@ use crate::{
         Ended, Tracer, assert_fields, assert_values, eventually, in_new_namespace, mount_tmpfs, own_netns, run,
         run_as_nobody,
     },
-    net::{self, CLOSE_WAIT, close, count_in, local, pair, sysctl},
+    net::{self, CLOSE_WAIT, close, count_in, local, pair},
 };
 
 const REPORT: &[(&str, &str)] = &[("v", "number"), ("window", "object"), ("loss", "object"), ("findings", "array")];
@@ -75,8 +75,14 @@ fn report(ended: &Ended) -> Value {
 }
 
 /// Runs it on what is there now.
-fn at_once(args: &str) -> Ended {
+pub(crate) fn at_once(args: &str) -> Ended {
     run(&format!("diagnose --format json --netns self --buffer 1M --duration 0s {args}"))
+}
+
+/// What is found without watching.
+pub(crate) fn in_snapshot(args: &str) -> Vec<Value> {
+    let report = report(&run(&format!("diagnose --snapshot --format json --netns self {args}")));
+    report["findings"].as_array().expect("findings").clone()
 }
 
 /// What a server does wrong.
@@ -354,20 +360,10 @@ fn a_descriptor_that_outlives_its_connection_is_found() {
     });
 }
 
-/// A namespace with a hundred local ports, and a listener outside them.
-fn with_hundred_ports() -> TcpListener {
-    let listener = net::listen();
-    let first = if local(&listener).port() < 30_000 { 40_000 } else { 20_000 };
-    sysctl("ip_local_port_range", &format!("{first} {}", first + 99));
-    // By default loopback takes over ports in TIME_WAIT.
-    sysctl("tcp_tw_reuse", "0");
-    listener
-}
-
 #[test]
 fn a_destination_that_uses_up_the_local_ports_is_found() {
     in_new_namespace(|| {
-        let listener = with_hundred_ports();
+        let listener = net::with_ports(100);
         let remote = local(&listener);
         let tracer = Tracer::start("diagnose --format json --port-usage 50% --fail-on warning --duration 10m");
         for _ in 0..60 {
@@ -398,7 +394,7 @@ fn a_destination_that_uses_up_the_local_ports_is_found() {
 #[test]
 fn connects_that_find_no_local_port_are_counted() {
     in_new_namespace(|| {
-        let listener = with_hundred_ports();
+        let listener = net::with_ports(100);
         let remote = local(&listener);
         let tracer = Tracer::start("diagnose --format json --fail-on critical --duration 10m");
         let _all: Vec<_> = (0..100).map(|_| pair(&listener)).collect();

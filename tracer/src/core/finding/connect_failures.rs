@@ -35,11 +35,10 @@ pub(super) fn detect(tracker: &Tracker, tally: &Tally, facts: &Facts) -> Vec<Fin
 
 /// Connections that were made within the window and are still in use: no end has counted them.
 fn succeeded_and_open(tracker: &Tracker, facts: &Facts) -> FxHashMap<Failure, u64> {
-    let began_ns = facts.now_ns.saturating_sub(facts.window_ns);
     let mut open: FxHashMap<Failure, u64> = FxHashMap::default();
     for connection in tracker.open_connections(facts.now_ns) {
-        let is_new = connection.opened_ns.is_some_and(|opened_ns| opened_ns >= began_ns);
-        if is_new && connection.opening == Opening::Active && connection.spans.len() > 1 {
+        // When it opened is known of those only that were watched.
+        if connection.opened_ns.is_some() && connection.opening == Opening::Active && connection.spans.len() > 1 {
             let pid = connection.process.map_or(0, |process| process.pid);
             let Tuple { netns, remote, .. } = connection.tuple;
             *open.entry(Failure { netns, remote, pid }).or_default() += 1;

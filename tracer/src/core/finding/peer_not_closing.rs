@@ -35,8 +35,8 @@ impl Hanging<'_> {
         self.socket.state != State::FIN_WAIT2 && self.socket.info.is_some_and(|info| heard(info.last_ack_recv_ms))
     }
 
-    /// The program has closed, and the kernel gives up soon: after `tcp_fin_timeout`, or when nobody answers. A public
-    /// server always has some of these, of clients that went away.
+    /// The program has closed, nobody answers, and the kernel gives up soon. A public server always has some of these, of
+    /// clients that went away.
     fn goes_by_itself(&self) -> bool {
         self.is_orphan() && !self.is_answered()
     }
@@ -45,7 +45,13 @@ impl Hanging<'_> {
 pub(super) fn detect(tracker: &Tracker, facts: &Facts, thresholds: &Thresholds) -> Vec<Finding> {
     let mut groups: BTreeMap<(u32, u32, State), Vec<Hanging<'_>>> = BTreeMap::new();
     let closing = |socket: &&Socket| {
-        socket.kind == SocketKind::Full && matches!(socket.state, State::FIN_WAIT1 | State::FIN_WAIT2 | State::LAST_ACK)
+        socket.kind == SocketKind::Full
+            && match socket.state {
+                State::FIN_WAIT1 | State::LAST_ACK => true,
+                // Once the program has closed, it ends after `tcp_fin_timeout`.
+                State::FIN_WAIT2 => socket.inode != 0,
+                _ => false,
+            }
     };
     for socket in facts.sockets.iter().filter(closing) {
         let known = tracker.find(socket.cookie, facts.now_ns);
@@ -95,15 +101,15 @@ fn finding(netns: u32, state: State, mut hanging: Vec<Hanging<'_>>, facts: &Fact
             "the peer is gone, or its program does not read and its window is closed; TCP_USER_TIMEOUT bounds the wait",
         )
     };
-    let number = |which: fn(&Hanging<'_>) -> bool| hanging.iter().filter(|one| which(one)).count() as u64;
-    let (orphans, answered, staying) =
-        (number(|one| one.is_orphan()), number(|one| one.is_answered()), number(|one| !one.goes_by_itself()));
+    let orphans = hanging.iter().filter(|one| one.is_orphan()).count() as u64;
     if orphans > 0 {
         evidence.push(format!("{} closed by the program already", counted(orphans, "socket")));
     }
+    let answered = hanging.iter().filter(|one| one.is_answered()).count() as u64;
     if answered > 0 {
         evidence.push(format!("{} whose peer still answers, but takes nothing", counted(answered, "socket")));
     }
+    let staying = hanging.iter().filter(|one| !one.goes_by_itself()).count() as u64;
     Finding {
         process: oldest.process,
         local: common_end(hanging.iter().map(|one| one.socket.tuple.local)),

@@ -202,7 +202,9 @@ impl Tally {
             narrow(&mut resets.local, is_first, connection.tuple.local);
             narrow(&mut resets.remote, is_first, connection.tuple.remote);
             resets.count += 1;
-            resets.empty += u64::from((connection.bytes_in, connection.bytes_out) == (Some(0), Some(0)));
+            let nothing_lost = cause != Some(ResetCause::DataAfterClose)
+                && (connection.bytes_in, connection.bytes_out) == (Some(0), Some(0));
+            resets.empty += u64::from(nothing_lost);
             if resets.sample.len() < super::SAMPLE {
                 resets.sample.push(connection.tuple);
             }
