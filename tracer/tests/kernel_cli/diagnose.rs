@@ -17,6 +17,7 @@ use crate::{
         run_as_nobody,
     },
     net::{self, CLOSE_WAIT, close, count_in, local, pair},
+    trouble::{in_evidence, until_it_has_lasted},
 };
 
 const REPORT: &[(&str, &str)] = &[("v", "number"), ("window", "object"), ("loss", "object"), ("findings", "array")];
@@ -204,6 +205,29 @@ fn a_leak_from_before_is_found_with_an_age_that_is_a_lower_bound() {
         assert_eq!(findings[0]["sockets"][0]["fds"], leaked.fds()[0]);
         // The default asks for a minute of it.
         assert_eq!(self::findings(&at_once(""), 0), [Value::Null; 0]);
+    });
+}
+
+/// The FIN came after the peer's last data, and no later than its last ACK.
+#[test]
+fn a_leak_from_before_is_found_with_an_upper_bound_of_its_age_too() {
+    const APART: Duration = Duration::from_millis(1_100);
+    in_new_namespace(|| {
+        let listener = net::listen();
+        let (client, server) = pair(&listener);
+        net::write(&client, 5);
+        let written = Instant::now();
+        until_it_has_lasted(APART, written);
+        close(client);
+        assert_eq!(net::await_end(&server), 5);
+        in_evidence(&findings(&at_once("--close-wait-age 0s"), 0)[0], "the oldest has been stuck between 0.");
+        let (client, server) = pair(&listener);
+        net::write(&client, 5);
+        close(client);
+        assert_eq!(net::await_end(&server), 5);
+        until_it_has_lasted(APART, Instant::now());
+        let filter = format!("--close-wait-age 0s --remote-port {}", server.peer_addr().expect("an address").port());
+        in_evidence(&findings(&at_once(&filter), 0)[0], "the peer closed with its last data");
     });
 }
 

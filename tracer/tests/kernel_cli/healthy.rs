@@ -170,7 +170,7 @@ fn a_client_that_connects_to_the_second_address_of_a_name() {
             .collect();
         let ended = tracer.interrupt();
         assert_eq!(alarms(&ended), [Value::Null; 0]);
-        in_evidence(&of_kind(&ended, "connect_failures"), "at another address");
+        in_evidence(&of_kind(&ended, "connect_failures"), "by the other address family");
         drop(pairs);
     });
 }

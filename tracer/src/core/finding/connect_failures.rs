@@ -23,14 +23,31 @@ pub(super) fn detect(tracker: &Tracker, tally: &Tally, facts: &Facts) -> Vec<Fin
     }
     failing.sort_unstable_by_key(|(failure, _)| **failure);
     let open = succeeded_and_open(tracker, facts);
-    let elsewhere = succeeded_by_port(tally, &open);
+    let by_family = succeeded_by_family(tally, &open);
     let found = failing.into_iter().map(|(failure, connects)| {
         let attempts = connects.attempts + open.get(failure).copied().unwrap_or(0);
-        // One name, several addresses: the next one is tried, and nobody is in trouble.
-        let is_fallen_back = elsewhere.get(&port(failure)).is_some_and(|succeeded| *succeeded >= connects.failed());
+        // A name with addresses of both families: the next one is tried, and nobody is in trouble.
+        let other = Family { is_v4: !failure.remote.address.is_v4(), ..Family::of(failure) };
+        let is_fallen_back = by_family.get(&other).is_some_and(|succeeded| *succeeded >= connects.failed());
         finding(failure, connects, attempts, is_fallen_back, facts)
     });
     found.collect()
+}
+
+/// Where a process connects to, when only the port and the address family are looked at.
+#[derive(PartialEq, Eq, Hash)]
+struct Family {
+    netns: u32,
+    pid: u32,
+    port: u16,
+    is_v4: bool,
+}
+
+impl Family {
+    fn of(failure: &Failure) -> Self {
+        let Failure { netns, remote, pid } = *failure;
+        Self { netns, pid, port: remote.port, is_v4: remote.address.is_v4() }
+    }
 }
 
 /// Connections that were made within the window and are still in use: no end has counted them.
@@ -47,17 +64,13 @@ fn succeeded_and_open(tracker: &Tracker, facts: &Facts) -> FxHashMap<Failure, u6
     open
 }
 
-fn port(failure: &Failure) -> (u32, u32, u16) {
-    (failure.netns, failure.pid, failure.remote.port)
-}
-
-fn succeeded_by_port(tally: &Tally, open: &FxHashMap<Failure, u64>) -> FxHashMap<(u32, u32, u16), u64> {
+fn succeeded_by_family(tally: &Tally, open: &FxHashMap<Failure, u64>) -> FxHashMap<Family, u64> {
     let ended = tally.connects.iter().map(|(failure, connects)| (failure, connects.attempts - connects.failed()));
-    let mut by_port = FxHashMap::default();
+    let mut by_family = FxHashMap::default();
     for (failure, succeeded) in ended.chain(open.iter().map(|(failure, count)| (failure, *count))) {
-        *by_port.entry(port(failure)).or_default() += succeeded;
+        *by_family.entry(Family::of(failure)).or_default() += succeeded;
     }
-    by_port
+    by_family
 }
 
 fn finding(failure: &Failure, connects: &Connects, attempts: u64, is_fallen_back: bool, facts: &Facts) -> Finding {
@@ -79,7 +92,7 @@ fn finding(failure: &Failure, connects: &Connects, attempts: u64, is_fallen_back
     };
     let mut evidence = vec![format!("of {}: {}", counted(attempts, "connect() call"), how.join(", "))];
     if is_fallen_back {
-        evidence.push(format!("it does connect to port {} at another address", failure.remote.port));
+        evidence.push(format!("it does connect to port {} by the other address family", failure.remote.port));
     }
     let is_in_trouble = failed * 2 >= attempts && failed >= MANY && !is_fallen_back;
     Finding {

@@ -116,15 +116,18 @@ fn what_all_resets_have_in_common_is_not_judged_by_a_sample() {
 }
 
 #[test]
-fn a_second_address_that_works_is_no_trouble() {
-    let works = Connection {
-        tuple: Tuple { remote: Endpoint::new(Address::v4([10, 0, 0, 9]), 5432), ..tuple(40_000, 5432) },
-        ..ended(Closing::Passive, ESTABLISHED)
+fn a_second_address_of_the_other_family_that_works_is_no_trouble() {
+    let to = |address| Tuple { remote: Endpoint::new(address, 5432), ..tuple(40_000, 5432) };
+    let refused = Connection { tuple: to(Address::v6([1; 16])), ..ended(Closing::Refused, CONNECTING) };
+    let after = |works| {
+        let works = Connection { tuple: to(works), ..ended(Closing::Passive, ESTABLISHED) };
+        let found = found_after(std::iter::repeat_n(refused.clone(), 30).chain(vec![works; 30]));
+        assert_eq!(found[0].kind, Kind::ConnectFailures);
+        (found[0].severity, found[0].evidence.len())
     };
-    let refused = vec![ended(Closing::Refused, CONNECTING); 30];
-    let found = found_after(refused.into_iter().chain(vec![works; 30]));
-    assert_eq!((found[0].kind, found[0].severity), (Kind::ConnectFailures, Severity::Info));
-    assert_eq!(found[0].evidence[1], "it does connect to port 5432 at another address");
+    assert_eq!(after(Address::v4([10, 0, 0, 9])), (Severity::Info, 2));
+    assert_eq!(after(Address::v6([2; 16])), (Severity::Warning, 1), "another server with the same port");
+    assert_eq!(after(Address::v6([1; 16])), (Severity::Warning, 1), "half of the attempts");
 }
 
 #[test]
