@@ -85,10 +85,17 @@ impl Socket {
     #[must_use]
     pub fn at_least_in_state_ns(&self) -> u64 {
         let ms = match (self.state, self.info) {
-            (State::CLOSE_WAIT, Some(info)) => info.last_ack_recv_ms,
+            // What began it was the peer's FIN, or its ACK of ours.
+            (State::CLOSE_WAIT | State::FIN_WAIT2, Some(info)) => info.last_ack_recv_ms,
             _ => 0,
         };
         u64::from(ms) * 1_000_000
+    }
+
+    /// How long a socket has been in CLOSE_WAIT at most, ns: the peer's FIN came no earlier than its last data.
+    #[must_use]
+    pub fn at_most_in_close_wait_ns(&self) -> Option<u64> {
+        self.info.map(|info| u64::from(info.last_data_recv_ms) * 1_000_000)
     }
 
     /// How old the connection is at least, ns: as old as the last thing that it did.

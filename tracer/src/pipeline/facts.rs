@@ -10,6 +10,7 @@ use crate::{
         input::Counters,
         snapshot::{Snapshot, Socket, SocketKind},
         state::State,
+        tracker::Tracker,
     },
     problem::{one_line, tell},
     source::{
@@ -34,16 +35,24 @@ pub(super) struct Sampler {
     pub(super) unlisted: FxHashSet<u64>,
 }
 
-/// What the tally wants to know more about.
+/// What is to be asked more about than sockets that look suspicious.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asked {
+    /// Files of sockets that may have been left behind.
     inodes: FxHashSet<u64>,
     cgroups: Vec<u64>,
+    /// Ports of listeners that are gone, by namespace.
+    ports: FxHashSet<(u32, u16)>,
 }
 
-impl From<&Tally> for Asked {
-    fn from(tally: &Tally) -> Self {
-        Self { inodes: tally.inodes_left().collect(), cgroups: tally.cgroups().collect() }
+impl Asked {
+    pub(super) fn new(tally: Option<&Tally>, tracker: &Tracker) -> Self {
+        let tally = tally.into_iter();
+        Self {
+            inodes: tally.clone().flat_map(Tally::inodes_left).collect(),
+            cgroups: tally.flat_map(Tally::cgroups).collect(),
+            ports: tracker.gone_listeners().map(|gone| (gone.netns, gone.local.port)).collect(),
+        }
     }
 }
 
@@ -121,7 +130,9 @@ impl Sampler {
 /// Whether a finding may be about this socket: not one that is at work, of which there may be a million.
 fn is_of_interest(socket: &Socket, asked: &Asked) -> bool {
     let at_work = matches!(socket.state, State::ESTABLISHED | State::SYN_SENT | State::SYN_RECV) && socket.inode != 0;
-    socket.kind == SocketKind::Full && (!at_work || asked.inodes.contains(&socket.inode))
+    let is_asked =
+        asked.inodes.contains(&socket.inode) || asked.ports.contains(&(socket.tuple.netns, socket.tuple.local.port));
+    socket.kind == SocketKind::Full && (!at_work || is_asked)
 }
 
 /// Whether a finding may want to know who holds this socket.

@@ -283,7 +283,7 @@ impl<'a> Live<'a> {
 
     /// Samples facts on another thread.
     fn begin_sample(&mut self) {
-        let (sampler, asked) = (self.sampler.clone(), self.follow.tally.as_ref().map(Asked::from).unwrap_or_default());
+        let (sampler, asked) = (self.sampler.clone(), Asked::new(self.follow.tally.as_ref(), &self.follow.tracker));
         self.sample = Some(tokio::task::spawn_blocking(move || {
             let begun = Stopwatch::now();
             (sampler.sample(&asked).map(|(facts, _)| facts), begun.elapsed())
@@ -374,7 +374,7 @@ impl<'a> Live<'a> {
         if self.trace.sampling != Sampling::Never {
             // The counts that a sample goes by have to be complete.
             self.follow.hand_out_closed()?;
-            let asked = self.follow.tally.as_ref().map(Asked::from).unwrap_or_default();
+            let asked = Asked::new(self.follow.tally.as_ref(), &self.follow.tracker);
             let (facts, _) = self.sampler.sample(&asked)?;
             self.follow.input(Input::Facts(Box::new(facts)))?;
         }

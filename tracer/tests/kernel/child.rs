@@ -30,6 +30,7 @@ use socket2::Socket;
 use crate::{
     lab::{Lab, PATIENCE},
     net::{self, Family},
+    sock_destroy::destroy,
 };
 
 /// Set in the environment of such a process: what it is.
@@ -239,7 +240,7 @@ fn acts_as_told() {
                 answer("closed");
             }
             ["destroy", local, remote] => {
-                net::destroy(local.parse().expect("an address"), remote.parse().expect("an address"));
+                destroy(local.parse().expect("an address"), remote.parse().expect("an address"));
                 answer("destroyed");
             }
             ["exit"] => std::process::exit(0),

@@ -12,6 +12,8 @@ mod child;
 mod lab;
 mod net;
 mod peer;
+#[path = "../support/sock_destroy.rs"]
+mod sock_destroy;
 mod trace;
 
 mod aborts;

@@ -1,7 +1,7 @@
 //! `tracer diagnose`: leaks that are there, and none that are not.
 
 use std::{
-    io::{self, Read},
+    io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     os::fd::AsRawFd,
     process::id,
@@ -10,13 +10,15 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use socket2::SockRef;
 
 use crate::{
     harness::{
         Ended, Tracer, assert_fields, assert_values, eventually, in_new_namespace, mount_tmpfs, own_netns, run,
         run_as_nobody,
     },
-    net::{self, CLOSE_WAIT, close, count_in, local, pair, sysctl},
+    net::{self, CLOSE_WAIT, close, count_in, local, pair},
+    trouble::{in_evidence, until_it_has_lasted},
 };
 
 const REPORT: &[(&str, &str)] = &[("v", "number"), ("window", "object"), ("loss", "object"), ("findings", "array")];
@@ -75,8 +77,14 @@ fn report(ended: &Ended) -> Value {
 }
 
 /// Runs it on what is there now.
-fn at_once(args: &str) -> Ended {
+pub(crate) fn at_once(args: &str) -> Ended {
     run(&format!("diagnose --format json --netns self --buffer 1M --duration 0s {args}"))
+}
+
+/// What is found without watching.
+pub(crate) fn in_snapshot(args: &str) -> Vec<Value> {
+    let report = report(&run(&format!("diagnose --snapshot --format json --netns self {args}")));
+    report["findings"].as_array().expect("findings").clone()
 }
 
 /// What a server does wrong.
@@ -201,6 +209,30 @@ fn a_leak_from_before_is_found_with_an_age_that_is_a_lower_bound() {
     });
 }
 
+/// The FIN came after the peer's last data, and no later than its last ACK.
+#[test]
+fn a_leak_from_before_is_found_with_an_upper_bound_of_its_age_too() {
+    const APART: Duration = Duration::from_millis(1_100);
+    in_new_namespace(|| {
+        let listener = net::listen();
+        let (client, server) = pair(&listener);
+        net::write(&client, 5);
+        let written = Instant::now();
+        until_it_has_lasted(APART, written);
+        close(client);
+        assert_eq!(net::await_end(&server), 5);
+        in_evidence(&findings(&at_once("--close-wait-age 0s"), 0)[0], "the oldest has been stuck between ");
+        let (mut client, server) = pair(&listener);
+        SockRef::from(&client).set_tcp_cork(true).expect("TCP_CORK");
+        client.write_all(b"in one segment with the FIN").expect("written");
+        close(client);
+        assert_eq!(net::await_end(&server), 27);
+        until_it_has_lasted(APART, Instant::now());
+        let filter = format!("--close-wait-age 0s --remote-port {}", server.peer_addr().expect("an address").port());
+        in_evidence(&findings(&at_once(&filter), 0)[0], "the peer closed with its last data");
+    });
+}
+
 #[test]
 fn fail_on_makes_the_status() {
     in_new_namespace(|| {
@@ -248,7 +280,7 @@ fn a_half_closed_connection_that_still_sends_is_no_leak() {
         let ended = thread::scope(|scope| {
             let sender = scope.spawn(|| {
                 // A write fails when the reader is gone.
-                while io::Write::write_all(&mut &server, b"still here").is_ok() {
+                while (&server).write_all(b"still here").is_ok() {
                     thread::sleep(Duration::from_millis(2));
                 }
             });
@@ -450,20 +482,10 @@ fn never_connected(listener: &TcpListener) -> Vec<socket2::Socket> {
     others
 }
 
-/// A namespace with a hundred local ports, and a listener outside them.
-fn with_hundred_ports() -> TcpListener {
-    let listener = net::listen();
-    let first = if local(&listener).port() < 30_000 { 40_000 } else { 20_000 };
-    sysctl("ip_local_port_range", &format!("{first} {}", first + 99));
-    // By default loopback takes over ports in TIME_WAIT.
-    sysctl("tcp_tw_reuse", "0");
-    listener
-}
-
 #[test]
 fn a_destination_that_uses_up_the_local_ports_is_found() {
     in_new_namespace(|| {
-        let listener = with_hundred_ports();
+        let listener = net::with_ports(100);
         let remote = local(&listener);
         let tracer = Tracer::start("diagnose --format json --port-usage 50% --fail-on warning --duration 10m");
         for _ in 0..60 {
@@ -494,7 +516,7 @@ fn a_destination_that_uses_up_the_local_ports_is_found() {
 #[test]
 fn connects_that_find_no_local_port_are_counted() {
     in_new_namespace(|| {
-        let listener = with_hundred_ports();
+        let listener = net::with_ports(100);
         let remote = local(&listener);
         let tracer = Tracer::start("diagnose --format json --fail-on critical --duration 10m");
         let _all: Vec<_> = (0..100).map(|_| pair(&listener)).collect();

@@ -6,13 +6,19 @@
 
 mod harness;
 mod net;
+#[path = "../support/sock_destroy.rs"]
+mod sock_destroy;
 
 mod connections;
 mod diagnose;
 mod ending;
 mod errors;
+mod failures;
 mod filters;
+mod healthy;
 mod log;
 mod loss;
+mod processes;
+mod resets;
 mod trouble;
 mod words;

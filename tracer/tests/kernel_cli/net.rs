@@ -10,9 +10,12 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
-use crate::harness::{FORKS, PATIENCE, eventually};
+use crate::{
+    harness::{FORKS, PATIENCE, eventually},
+    sock_destroy::destroy,
+};
 
 /// Listens on a port that the kernel chooses.
 pub(crate) fn listen() -> TcpListener {
@@ -76,6 +79,37 @@ pub(crate) fn disconnect(socket: &Socket) {
     assert_eq!(result, 0, "connect to AF_UNSPEC: {}", io::Error::last_os_error());
 }
 
+/// Lets nothing come in through a socket any more, as if the packets were lost on the way.
+pub(crate) fn deafen<'a, S>(socket: &'a S)
+where
+    SockRef<'a>: From<&'a S>,
+{
+    const RETURN_NOTHING: SockFilter = SockFilter::new(libc::BPF_RET as u16, 0, 0, 0);
+    SockRef::from(socket).attach_filter(&[RETURN_NOTHING]).expect("SO_ATTACH_FILTER");
+}
+
+/// Begins to connect to somebody who does not answer.
+pub(crate) fn begin_connect(to: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
+    socket.set_nonblocking(true).expect("O_NONBLOCK");
+    let error = socket.connect(&to.into()).expect_err("a handshake takes an answer");
+    assert_eq!(error.raw_os_error(), Some(libc::EINPROGRESS), "{error}");
+    socket
+}
+
+/// Listens at 127.0.0.1 with a backlog; the queue takes one more.
+pub(crate) fn listen_with_backlog(backlog: i32) -> TcpListener {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("bound");
+    socket.listen(backlog).expect("listening");
+    socket.into()
+}
+
+/// Closes a socket of this namespace as `ss -K` does.
+pub(crate) fn kill(socket: &TcpStream) {
+    destroy(local(socket), socket.peer_addr().expect("an address"));
+}
+
 pub(crate) fn local<'a, S>(socket: &'a S) -> SocketAddr
 where
     SockRef<'a>: From<&'a S>,
@@ -119,6 +153,16 @@ pub(crate) fn sysctl(name: &str, value: &str) {
     fs::write(&path, value).unwrap_or_else(|error| panic!("cannot write {value} to {path}: {error}"));
 }
 
+/// Leaves this namespace so many local ports, of which none in TIME_WAIT is taken over; and a listener outside them.
+pub(crate) fn with_ports(count: u16) -> TcpListener {
+    let listener = listen();
+    let first = if local(&listener).port() < 30_000 { 40_000 } else { 20_000 };
+    sysctl("ip_local_port_range", &format!("{first} {}", first + count - 1));
+    // By default loopback does.
+    sysctl("tcp_tw_reuse", "0");
+    listener
+}
+
 /// The IPv4 sockets of this namespace as the kernel lists them: local port, remote port, state.
 pub(crate) fn listed() -> Vec<(u16, u16, u8)> {
     let text = fs::read_to_string("/proc/thread-self/net/tcp").expect("net/tcp");
@@ -135,6 +179,12 @@ pub(crate) fn count_in(state: u8) -> usize {
     listed().iter().filter(|(_, _, found)| *found == state).count()
 }
 
+/// TCP_ESTABLISHED
+pub(crate) const ESTABLISHED: u8 = 1;
+/// TCP_SYN_SENT
+pub(crate) const SYN_SENT: u8 = 2;
+/// TCP_FIN_WAIT2
+pub(crate) const FIN_WAIT2: u8 = 5;
 /// TCP_CLOSE_WAIT
 pub(crate) const CLOSE_WAIT: u8 = 8;
 /// TCP_TIME_WAIT

@@ -1,112 +1,78 @@
 //! `tracer diagnose` beside programs that misbehave in other ways than leaking: one test for each kind of finding.
 
 use std::{
-    net::{TcpListener, TcpStream},
+    io::Write,
+    net::{Shutdown, TcpListener, TcpStream},
+    os::fd::AsRawFd,
     process::id,
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
 
 use crate::{
-    diagnose::findings,
+    diagnose::{at_once, findings, in_snapshot},
     harness::{Ended, Tracer, assert_values, eventually, in_new_namespace},
     net::{self, close, local, pair, sysctl},
 };
 
-fn watch() -> Tracer {
+/// Longer than a FIN waits on any healthy host.
+const HANGING: Duration = Duration::from_millis(1_100);
+
+pub(crate) fn watch() -> Tracer {
     Tracer::start("diagnose --format json --duration 10m")
 }
 
+/// Waits until something has lasted, which is what some findings are about.
+pub(crate) fn until_it_has_lasted(age: Duration, since: Instant) {
+    eventually("old enough", || since.elapsed() > age);
+}
+
+/// A line of a finding's evidence has this part.
+pub(crate) fn in_evidence(finding: &Value, part: &str) {
+    let mut lines = finding["evidence"].as_array().expect("evidence").iter();
+    assert!(lines.any(|line| line.as_str().is_some_and(|line| line.contains(part))), "no {part:?} in {finding}");
+}
+
+pub(crate) fn nothing_is_found(ended: &Ended) {
+    assert_eq!(findings(ended, 0), [Value::Null; 0]);
+}
+
 /// The one finding of a kind.
-fn of_kind(ended: &Ended, kind: &str) -> Value {
+pub(crate) fn of_kind(ended: &Ended, kind: &str) -> Value {
     let findings = findings(ended, 0);
     let found: Vec<&Value> = findings.iter().filter(|finding| finding["kind"] == kind).collect();
     assert_eq!(found.len(), 1, "{findings:#?}");
     found[0].clone()
 }
 
-fn in_title(finding: &Value, part: &str) {
+pub(crate) fn in_title(finding: &Value, part: &str) {
     assert!(finding["title"].as_str().is_some_and(|title| title.contains(part)), "{finding}");
 }
 
 #[test]
-fn connects_to_where_nobody_listens() {
+fn listeners_that_do_not_accept() {
+    const FORGOTTEN: Duration = Duration::from_millis(5_100);
     in_new_namespace(|| {
+        let (small, large) = (net::listen_with_backlog(2), net::listen());
         let tracer = watch();
-        let nobody = local(&net::listen());
-        for _ in 0..12 {
-            TcpStream::connect(nobody).expect_err("refused");
-        }
-        let finding = of_kind(&tracer.interrupt(), "connect_failures");
-        assert_values(&finding, &json!({"severity": "warning", "count": 12, "remote": nobody.to_string()}));
-        assert_eq!(finding["process"]["pid"], id());
-        assert_eq!(finding["evidence"], json!(["of 12 connect() calls: 12 refused"]));
-    });
-}
-
-#[test]
-fn a_program_that_closes_before_it_has_read_all() {
-    in_new_namespace(|| {
-        let tracer = watch();
-        let listener = net::listen();
-        for _ in 0..12 {
-            let (client, server) = pair(&listener);
-            net::write(&server, 5);
-            eventually("arrived", || client.peek(&mut [0; 5]).is_ok_and(|count| count == 5));
-            close(client);
-            close(server);
-        }
-        let ended = tracer.interrupt();
-        let ours = findings(&ended, 0).into_iter().find(|finding| {
-            finding["kind"] == "resets" && finding["title"].as_str().is_some_and(|title| title.contains("unread data"))
-        });
-        let ours = ours.unwrap_or_else(|| panic!("{:#?}", findings(&ended, 0)));
-        assert_values(&ours, &json!({"count": 12, "remote": local(&listener).to_string()}));
-        assert_eq!(ours["process"]["pid"], id());
-    });
-}
-
-#[test]
-fn a_program_that_aborts_with_linger_0_and_its_peer() {
-    in_new_namespace(|| {
-        let tracer = watch();
-        let listener = net::listen();
-        for _ in 0..12 {
-            let (client, server) = pair(&listener);
-            net::linger_zero(&client);
-            close(client);
-            close(server);
-        }
+        let began = Instant::now();
+        let connect = |to: &TcpListener| TcpStream::connect(local(to)).expect("connected");
+        let _waiting = [connect(&large), connect(&small), connect(&small), connect(&small)];
+        until_it_has_lasted(FORGOTTEN, began);
         let findings = findings(&tracer.interrupt(), 0);
-        let resets = |part: &str| {
-            let told = |finding: &&Value| finding["title"].as_str().is_some_and(|title| title.contains(part));
-            findings
-                .iter()
-                .filter(|finding| finding["kind"] == "resets")
-                .find(told)
-                .map(|finding| finding["count"].clone())
-        };
-        assert_eq!(resets("SO_LINGER is set"), Some(json!(12)), "{findings:#?}");
-        assert_eq!(resets("reset by the peer"), Some(json!(12)), "{findings:#?}");
-    });
-}
-
-#[test]
-fn a_listener_that_does_not_accept() {
-    in_new_namespace(|| {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().expect("an address").into()).expect("bound");
-        listener.listen(2).expect("listening");
-        let listener = TcpListener::from(listener);
-        let tracer = watch();
-        // The queue takes one more than the backlog.
-        let _waiting: Vec<_> = (0..3).map(|_| TcpStream::connect(local(&listener)).expect("connected")).collect();
-        let finding = of_kind(&tracer.interrupt(), "accept_stalled");
-        assert_values(&finding, &json!({"severity": "critical", "count": 3, "local": local(&listener).to_string()}));
-        assert_eq!(finding["process"]["pid"], id());
-        assert_eq!(finding["evidence"][0], "accept queue: 3 of 2, full");
+        assert_eq!(findings.len(), 2, "{findings:#?}");
+        let kind = "accept_stalled";
+        let full = json!({"kind": kind, "severity": "critical", "count": 3, "local": local(&small).to_string()});
+        assert_values(&findings[0], &full);
+        assert_eq!(findings[0]["evidence"][0], "accept queue: 3 of 2, full");
+        let forgotten = json!({"kind": kind, "severity": "warning", "count": 1, "local": local(&large).to_string()});
+        assert_values(&findings[1], &forgotten);
+        assert_eq!(findings[1]["evidence"][0], "accept queue: 1 of 128");
+        for finding in &findings {
+            assert_eq!(finding["process"]["pid"], id());
+            assert_eq!(finding["oldest_certainty"], "exact");
+        }
     });
 }
 
@@ -138,24 +104,108 @@ fn a_table_of_mini_sockets_that_is_too_small() {
             net::close_in_order(pair(&listener));
         }
         let finding = of_kind(&tracer.interrupt(), "time_wait_table");
-        assert_values(&finding, &json!({"severity": "critical", "count": net::count_in(net::TIME_WAIT)}));
-        in_title(&finding, "full");
+        assert_values(&finding, &json!({"severity": "warning", "count": net::count_in(net::TIME_WAIT)}));
+        in_title(&finding, "table is full");
+        in_evidence(&finding, "closed without TIME_WAIT");
+        // Without what happened before, it is nearly full.
+        let finding = of_kind(&at_once(""), "time_wait_table");
+        assert_values(&finding, &json!({"severity": "info", "count": 5}));
+        in_title(&finding, "nearly full: 5 of 5");
     });
 }
 
 #[test]
 fn many_short_connections_that_could_be_one() {
-    const WINDOW: Duration = Duration::from_millis(5_500);
+    const WINDOW: Duration = Duration::from_millis(5_100);
+    const PORTS: u16 = 1_000;
     in_new_namespace(|| {
-        let tracer = watch();
+        let listener = net::with_ports(PORTS);
+        let (tracer, second) = (watch(), watch());
         let began = Instant::now();
-        let listener = net::listen();
         for _ in 0..400 {
             net::close_in_order(pair(&listener));
         }
-        eventually("long enough to tell a rate", || began.elapsed() > WINDOW);
-        let finding = of_kind(&tracer.interrupt(), "churn");
-        assert_values(&finding, &json!({"count": 400, "remote": local(&listener).to_string()}));
-        assert_eq!(finding["process"]["pid"], id());
+        until_it_has_lasted(WINDOW, began);
+        let churn = |tracer: Tracer, severity| {
+            let finding = of_kind(&tracer.interrupt(), "churn");
+            assert_values(
+                &finding,
+                &json!({"severity": severity, "count": 400, "remote": local(&listener).to_string()}),
+            );
+            assert_eq!(finding["process"]["pid"], id());
+        };
+        churn(tracer, "warning");
+        // As loopback does by default: there are always enough of them.
+        sysctl("tcp_tw_reuse", "2");
+        churn(second, "info");
+    });
+}
+
+/// The peer closes in its own time: after shutdown() we wait in FIN_WAIT2 until then.
+#[test]
+fn a_peer_that_does_not_close() {
+    in_new_namespace(|| {
+        let tracer = Tracer::start("diagnose --format json --close-wait-age 0s --duration 10m");
+        let listener = net::listen();
+        let pairs: Vec<_> = (0..3).map(|_| pair(&listener)).collect();
+        pairs.iter().for_each(|(client, _)| client.shutdown(Shutdown::Write).expect("SHUT_WR"));
+        until_it_has_lasted(HANGING, Instant::now());
+        let finding = of_kind(&tracer.interrupt(), "peer_not_closing");
+        assert_values(&finding, &json!({"severity": "warning", "count": 3, "remote": local(&listener).to_string()}));
+        in_title(&finding, "in FIN_WAIT2: the peer does not close");
+        let oldest = finding["sockets"][0]["fds"].clone();
+        assert!(pairs.iter().any(|(client, _)| oldest == json!([client.as_raw_fd()])), "{finding}");
+
+        // One who looks only now knows how long by when the peer was last heard.
+        let mut findings = in_snapshot("--close-wait-age 1s");
+        findings.retain(|finding| finding["kind"] == "peer_not_closing");
+        assert_eq!(findings.len(), 1);
+        assert_values(&findings[0], &json!({"count": 3, "oldest_certainty": "at_least"}));
+    });
+}
+
+/// Our FIN is not acknowledged: behind data that the peer does not read, or because it is lost on the way.
+#[test]
+fn peers_that_do_not_read_and_peers_that_are_gone() {
+    in_new_namespace(|| {
+        let tracer = Tracer::start("diagnose --format json --close-wait-age 0s --duration 10m");
+        let listener = net::listen();
+        let not_reading: Vec<_> = (0..3).map(|_| pair(&listener)).collect();
+        for (client, _) in &not_reading {
+            client.set_nonblocking(true).expect("O_NONBLOCK");
+            while (&*client).write(&[0; 65_536]).is_ok() {}
+            client.shutdown(Shutdown::Write).expect("SHUT_WR");
+        }
+        let gone: Vec<_> = (0..3).map(|_| pair(&listener)).collect();
+        gone.iter().for_each(|(client, _)| client.shutdown(Shutdown::Write).expect("SHUT_WR"));
+        eventually("acknowledged", || net::count_in(net::FIN_WAIT2) == gone.len());
+        let gone: Vec<TcpStream> = gone
+            .into_iter()
+            .map(|(client, server)| {
+                net::deafen(&client);
+                net::await_end(&server);
+                close(server);
+                client
+            })
+            .collect();
+        until_it_has_lasted(HANGING, Instant::now());
+        let findings = findings(&tracer.interrupt(), 0);
+        let hanging = |state: &str| {
+            let in_state = |finding: &&Value| finding["title"].as_str().is_some_and(|title| title.contains(state));
+            findings
+                .iter()
+                .filter(|finding| finding["kind"] == "peer_not_closing")
+                .find(in_state)
+                .unwrap_or_else(|| panic!("none in {state}: {findings:#?}"))
+        };
+        let fin_wait1 = hanging("in FIN_WAIT1: our FIN is not acknowledged");
+        assert_values(fin_wait1, &json!({"severity": "warning", "count": 3, "remote": local(&listener).to_string()}));
+        in_evidence(fin_wait1, "bytes in the send queues");
+        // The kernel ends these by itself.
+        let last_ack = hanging("in LAST_ACK: our FIN is not acknowledged");
+        assert_values(last_ack, &json!({"severity": "info", "count": 3, "local": local(&listener).to_string()}));
+        in_evidence(last_ack, "nothing but the FIN in the send queues");
+        in_evidence(last_ack, "3 sockets closed by the program already");
+        drop(gone);
     });
 }

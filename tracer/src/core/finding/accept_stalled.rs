@@ -1,8 +1,13 @@
 //! Listeners whose completed connections are not accepted.
 
-use super::{Facts, Finding, FoundSocket, Kind, SAMPLE, Severity, came_through, counted, fds_of, holder_of, who};
+use std::cmp::Reverse;
+
+use rustc_hash::FxHashMap;
+
+use super::{Facts, Finding, FoundSocket, Kind, SAMPLE, Severity, counted, holder_of, listening::Listening, who};
 use crate::core::{
     connection::Certainty,
+    endpoint::{Endpoint, Tuple},
     snapshot::{Socket, SocketKind},
     state::State,
     tracker::Tracker,
@@ -11,23 +16,65 @@ use crate::core::{
 /// A connection that waits longer than this for accept() has been forgotten, not merely queued.
 const PATIENCE_NS: u64 = 5_000_000_000;
 
+/// A queue that is full is drained in less by a server that accepts.
+const PATIENCE_WHEN_FULL_NS: u64 = 1_000_000_000;
+
+type Place = (u32, Endpoint);
+
+/// What waits for accept(), by the end that its listener has.
+type Waiting<'a> = FxHashMap<Place, Vec<&'a Socket>>;
+
 pub(super) fn detect(tracker: &Tracker, facts: &Facts) -> Vec<Finding> {
-    let listeners = facts.sockets.iter().filter(|socket| socket.state == State::LISTEN && socket.receive_queue > 0);
-    listeners.filter_map(|listener| judge(listener, tracker, facts)).collect()
+    let mut listeners: Vec<&Socket> =
+        facts.sockets.iter().filter(|socket| socket.state == State::LISTEN && socket.receive_queue > 0).collect();
+    if listeners.is_empty() {
+        return Vec::new();
+    }
+    // Which of the listeners at one end (SO_REUSEPORT) a connection waits for cannot be told: the longest queue is theirs.
+    listeners.sort_by_key(|listener| (place(&listener.tuple), Reverse(listener.receive_queue)));
+    listeners.dedup_by_key(|listener| place(&listener.tuple));
+    let waiting = waiting(facts);
+    listeners.into_iter().filter_map(|listener| judge(listener, &waiting, tracker, facts)).collect()
 }
 
-fn judge(listener: &Socket, tracker: &Tracker, facts: &Facts) -> Option<Finding> {
+fn place(tuple: &Tuple) -> Place {
+    (tuple.netns, tuple.local)
+}
+
+/// Connections that have no file yet.
+fn waiting(facts: &Facts) -> Waiting<'_> {
+    let listening = Listening::of(facts);
+    let mut waiting = Waiting::default();
+    let not_accepted = |socket: &&Socket| {
+        socket.kind == SocketKind::Full
+            && socket.inode == 0
+            && matches!(socket.state, State::ESTABLISHED | State::CLOSE_WAIT)
+    };
+    for socket in facts.sockets.iter().filter(not_accepted) {
+        if let Some(listener) = listening.of_connection(&socket.tuple).next() {
+            waiting.entry(place(&listener.tuple)).or_default().push(socket);
+        }
+    }
+    waiting
+}
+
+fn judge(listener: &Socket, waiting: &Waiting<'_>, tracker: &Tracker, facts: &Facts) -> Option<Finding> {
     let (queued, backlog) = (u64::from(listener.receive_queue), u64::from(listener.send_queue));
-    let mut waiting = waiting_at(listener, tracker, facts);
-    waiting.sort_by_key(|socket| std::cmp::Reverse(socket.age_ns));
+    let waiting = waiting.get(&place(&listener.tuple)).map_or(&[][..], Vec::as_slice);
+    let mut waiting: Vec<FoundSocket> = waiting.iter().map(|socket| found(socket, tracker, facts)).collect();
+    waiting.sort_by_key(|socket| (Reverse(socket.age_ns), socket.cookie));
     let oldest_ns = waiting.first().map_or(0, |socket| socket.age_ns);
+    let overflows = facts.namespaces.get(&listener.tuple.netns).map_or(0, |facts| facts.counters.listen_overflows);
     // The kernel takes one more than the backlog says (sk_acceptq_is_full()).
     let full = queued > backlog;
-    if !full && oldest_ns < PATIENCE_NS {
+    let severity = if full && oldest_ns >= PATIENCE_WHEN_FULL_NS {
+        Severity::Critical
+    } else if oldest_ns >= PATIENCE_NS || (full && overflows > 0) {
+        Severity::Warning
+    } else {
         return None;
-    }
+    };
     let process = holder_of(facts, listener.inode);
-    let overflows = facts.namespaces.get(&listener.tuple.netns).map_or(0, |facts| facts.counters.listen_overflows);
     let mut evidence = vec![format!("accept queue: {queued} of {backlog}{}", if full { ", full" } else { "" })];
     if overflows > 0 {
         evidence.push(format!(
@@ -46,7 +93,7 @@ fn judge(listener: &Socket, tracker: &Tracker, facts: &Facts) -> Option<Finding>
         sockets: waiting.into_iter().take(SAMPLE).collect(),
         ..Finding::new(
             Kind::AcceptStalled,
-            if full { Severity::Critical } else { Severity::Warning },
+            severity,
             format!(
                 "{} does not accept: {} at {}",
                 who(process, listener.cgroup, facts),
@@ -57,29 +104,14 @@ fn judge(listener: &Socket, tracker: &Tracker, facts: &Facts) -> Option<Finding>
     })
 }
 
-/// Established connections that came through this listener and have no file yet.
-fn waiting_at(listener: &Socket, tracker: &Tracker, facts: &Facts) -> Vec<FoundSocket> {
-    let at_listener = |socket: &&Socket| {
-        socket.kind == SocketKind::Full
-            && socket.inode == 0
-            && matches!(socket.state, State::ESTABLISHED | State::CLOSE_WAIT)
-            && came_through(listener, socket)
-    };
-    facts
-        .sockets
-        .iter()
-        .filter(at_listener)
-        .map(|socket| {
-            let since_ns = tracker.opened_ns(socket.cookie);
-            FoundSocket {
-                cookie: socket.cookie,
-                local: socket.tuple.local,
-                remote: socket.tuple.remote,
-                age_ns: since_ns
-                    .map_or_else(|| socket.at_least_old_ns(), |since_ns| facts.now_ns.saturating_sub(since_ns)),
-                age_certainty: if since_ns.is_some() { Certainty::Exact } else { Certainty::AtLeast },
-                fds: fds_of(facts, socket.inode, None),
-            }
-        })
-        .collect()
+fn found(socket: &Socket, tracker: &Tracker, facts: &Facts) -> FoundSocket {
+    let since_ns = tracker.opened_ns(socket.cookie);
+    FoundSocket {
+        cookie: socket.cookie,
+        local: socket.tuple.local,
+        remote: socket.tuple.remote,
+        age_ns: since_ns.map_or_else(|| socket.at_least_old_ns(), |since_ns| facts.now_ns.saturating_sub(since_ns)),
+        age_certainty: if since_ns.is_some() { Certainty::Exact } else { Certainty::AtLeast },
+        fds: Vec::new(),
+    }
 }

@@ -1,26 +1,27 @@
 //! Many short connections between the same two ends that could be one kept alive.
 
 use super::{
-    Facts, Finding, Kind, Severity, Tally, per_minute,
+    Facts, Finding, Kind, SHORTEST_GROWTH_WINDOW_NS, Severity, Tally, per_minute,
     tally::{Pair, Short},
+    time_wait_ports::reuses_time_wait,
     who,
 };
+use crate::core::mini_sockets::TIME_WAIT_NS;
+
 /// From this rate on, connections a second, keeping one alive is worth it.
 const RATE: u64 = 20;
-/// From this rate on TIME_WAIT may use up the ports (28 232 ports / 60 s, and some room).
-const HIGH_RATE: u64 = 300;
 
 pub(super) fn detect(tally: &Tally, facts: &Facts) -> Vec<Finding> {
-    let seconds = facts.window_ns / 1_000_000_000;
-    if seconds < 5 {
+    if facts.window_ns < SHORTEST_GROWTH_WINDOW_NS {
         return Vec::new();
     }
-    let mut busy: Vec<(&Pair, &Short)> =
-        tally.short.iter().filter(|(_, short)| short.count >= RATE * seconds).collect();
+    let rate =
+        |count: u64| u64::try_from(u128::from(count) * 1_000_000_000 / u128::from(facts.window_ns)).unwrap_or(u64::MAX);
+    let mut busy: Vec<(&Pair, &Short)> = tally.short.iter().filter(|(_, short)| rate(short.count) >= RATE).collect();
     busy.sort_unstable_by_key(|(pair, _)| **pair);
     busy.into_iter()
         .map(|(pair, short)| {
-            let rate = short.count / seconds;
+            let rate = rate(short.count);
             let mean_ns = short.duration_ns / short.count.max(1);
             Finding {
                 process: short.process,
@@ -35,7 +36,7 @@ pub(super) fn detect(tally: &Tally, facts: &Facts) -> Vec<Finding> {
                 )],
                 ..Finding::new(
                     Kind::Churn,
-                    if rate >= HIGH_RATE { Severity::Warning } else { Severity::Info },
+                    if runs_out_of_ports(pair, rate, facts) { Severity::Warning } else { Severity::Info },
                     format!(
                         "{} opens {} short connections to {}",
                         who(short.process, short.cgroup, facts),
@@ -46,4 +47,13 @@ pub(super) fn detect(tally: &Tally, facts: &Facts) -> Vec<Finding> {
             }
         })
         .collect()
+}
+
+/// Whether this rate leaves more sockets in TIME_WAIT than there are ports, if it goes on.
+fn runs_out_of_ports(pair: &Pair, rate: u64, facts: &Facts) -> bool {
+    let Some(namespace) = facts.namespaces.get(&pair.netns) else {
+        return false;
+    };
+    let left_behind = rate.saturating_mul(TIME_WAIT_NS / 1_000_000_000);
+    left_behind > namespace.ports.available() && !reuses_time_wait(&namespace.ports, pair.local, pair.remote.address)
 }

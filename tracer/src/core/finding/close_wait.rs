@@ -1,14 +1,16 @@
 //! Sockets stuck in CLOSE_WAIT: the peer has closed, the program here does not. Each keeps a descriptor (or a place in
 //! the accept queue) until the process ends.
 //!
-//! A connection that is closed only towards us and on which we still send is no leak: what counts is how long it has
-//! been in CLOSE_WAIT *and* quiet.
+//! A connection that is closed only towards us and on which we still send, or have yet to, is no leak: what counts is
+//! how long it has been in CLOSE_WAIT *and* quiet.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustc_hash::FxHashMap;
 
 use super::{
     Cause, DescriptorUsage, Facts, Finding, FoundSocket, Holder, Kind, SAMPLE, SHORTEST_GROWTH_WINDOW_NS, Severity,
-    Thresholds, came_through, common_end, counted, fds_of, holder_of, severity_by_count, who,
+    Thresholds, common_end, counted, fds_of, holder_of, lasting, listening::Listening, severity_by_count, who,
 };
 use crate::core::{
     connection::{Certainty, Connection, Process, ProcessSource},
@@ -19,8 +21,11 @@ use crate::core::{
 
 const MINUTE_NS: f64 = 60e9;
 
-/// A healthy server passes through CLOSE_WAIT too, in less than this.
-const PASSING_NS: u64 = 1_000_000_000;
+/// Bounds that are no further apart than this are one age.
+const EXACT_ENOUGH_NS: u64 = 1_000_000_000;
+
+/// Who shares a socket is told of so many processes.
+const SHARERS: usize = 5;
 
 /// A finding is about one process and one cause.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,19 +35,14 @@ struct Group {
     cause: Cause,
 }
 
-#[derive(Default)]
-struct Members<'a> {
-    stuck: Vec<Stuck<'a>>,
-    /// Came to CLOSE_WAIT within the window and are still there.
-    new_in_window: u64,
-}
-
 struct Stuck<'a> {
     socket: &'a Socket,
     process: Option<Process>,
     holders: &'a [Holder],
     age_ns: u64,
     age_certainty: Certainty,
+    /// Quiet in CLOSE_WAIT for longer than is healthy since so long, ns.
+    overdue_ns: u64,
 }
 
 pub(super) fn detect(tracker: &Tracker, facts: &Facts, thresholds: &Thresholds) -> Vec<Finding> {
@@ -50,43 +50,44 @@ pub(super) fn detect(tracker: &Tracker, facts: &Facts, thresholds: &Thresholds) 
         .open_in(State::CLOSE_WAIT, facts.now_ns)
         .map(|connection| (connection.socket.cookie, connection))
         .collect();
-    let mut groups: FxHashMap<Group, Members<'_>> = FxHashMap::default();
-    for socket in facts.sockets.iter().filter(|socket| socket.state == State::CLOSE_WAIT) {
-        let stuck = examine(socket, known.get(&socket.cookie), facts);
-        let pid = stuck.process.map(|process| process.pid);
-        let members = groups.entry(Group { netns: socket.tuple.netns, pid, cause: cause(socket) }).or_default();
+    let listening = Listening::of(facts);
+    let mut groups: BTreeMap<Group, Vec<Stuck<'_>>> = BTreeMap::new();
+    // Who has yet to send waits for a peer that does not read.
+    let idle = |socket: &&Socket| socket.state == State::CLOSE_WAIT && socket.send_queue == 0;
+    for socket in facts.sockets.iter().filter(idle) {
+        let known = known.get(&socket.cookie);
+        let (age_ns, age_certainty) = age(socket, known);
         let quiet_ns = socket.info.map_or(u64::MAX, |info| u64::from(info.last_data_sent_ms) * 1_000_000);
-        let began_in_window = stuck.age_certainty == Certainty::Exact && stuck.age_ns <= facts.window_ns;
-        members.new_in_window += u64::from(began_in_window && stuck.age_ns >= PASSING_NS);
-        if stuck.age_ns.min(quiet_ns) >= thresholds.close_wait_age_ns {
-            members.stuck.push(stuck);
-        }
+        let Some(overdue_ns) = age_ns.min(quiet_ns).checked_sub(thresholds.close_wait_age_ns) else {
+            continue;
+        };
+        let process = holder_of(facts, socket.inode)
+            .or_else(|| known.and_then(|connection| connection.process))
+            .or_else(|| listener_of(socket, &listening, facts));
+        let holders = facts.holders.get(&socket.inode).filter(|_| socket.inode != 0).map_or(&[][..], Vec::as_slice);
+        let pid = process.map(|process| process.pid);
+        let group = groups.entry(Group { netns: socket.tuple.netns, pid, cause: cause(socket) }).or_default();
+        group.push(Stuck { socket, process, holders, age_ns, age_certainty, overdue_ns });
     }
-    let mut groups: Vec<_> = groups.into_iter().filter(|(_, members)| !members.stuck.is_empty()).collect();
-    groups.sort_unstable_by_key(|(group, _)| *group);
-    groups.into_iter().map(|(group, members)| finding(group, members, facts)).collect()
+    groups.into_iter().map(|(group, stuck)| finding(group, stuck, facts)).collect()
 }
 
-fn examine<'a>(socket: &'a Socket, known: Option<&Connection>, facts: &'a Facts) -> Stuck<'a> {
-    let holders = facts.holders.get(&socket.inode).filter(|_| socket.inode != 0).map_or(&[][..], Vec::as_slice);
-    let seen = known.and_then(|connection| connection.spans.last());
-    let (age_ns, age_certainty) = match seen {
+fn age(socket: &Socket, known: Option<&Connection>) -> (u64, Certainty) {
+    match known.and_then(|connection| connection.spans.last()) {
         // Its beginning was seen; while it lasts it is at least as long as it is now, which for an age is exact.
         Some(span) if known.is_some_and(|connection| connection.spans.len() > 1 && !connection.gap) => {
             (span.ns, Certainty::Exact)
         }
         Some(span) => (span.ns.max(socket.at_least_in_state_ns()), Certainty::AtLeast),
         None => (socket.at_least_in_state_ns(), Certainty::AtLeast),
-    };
-    // What was never accepted is its listener's.
-    let listener = || {
-        let listener = facts.sockets.iter().find(|listener| socket.inode == 0 && came_through(listener, socket))?;
-        let process = holder_of(facts, listener.inode)?;
-        Some(Process { source: ProcessSource::Listener, ..process })
-    };
-    let process =
-        holder_of(facts, socket.inode).or_else(|| known.and_then(|connection| connection.process)).or_else(listener);
-    Stuck { socket, process, holders, age_ns, age_certainty }
+    }
+}
+
+/// What was never accepted is its listener's.
+fn listener_of(socket: &Socket, listening: &Listening<'_>, facts: &Facts) -> Option<Process> {
+    let mut listeners = listening.of_connection(&socket.tuple).filter(|_| socket.inode == 0);
+    let process = listeners.find_map(|listener| holder_of(facts, listener.inode))?;
+    Some(Process { source: ProcessSource::Listener, ..process })
 }
 
 /// `idiag_rqueue` counts the peer's FIN as one byte.
@@ -99,15 +100,16 @@ fn cause(socket: &Socket) -> Cause {
     }
 }
 
-fn finding(group: Group, members: Members<'_>, facts: &Facts) -> Finding {
-    let Members { mut stuck, new_in_window } = members;
+fn finding(group: Group, mut stuck: Vec<Stuck<'_>>, facts: &Facts) -> Finding {
     stuck.sort_by_key(|one| (std::cmp::Reverse(one.age_ns), one.socket.cookie));
     let count = stuck.len() as u64;
     let process = stuck[0].process;
     let usage = group.pid.and_then(|pid| facts.descriptors.get(&pid)).copied();
-    let growth_per_min = growth(new_in_window, facts.window_ns);
-    let eta_s =
-        usage.filter(|_| group.cause != Cause::NeverAccepted).and_then(|usage| time_left(usage, growth_per_min));
+    let growth = Growth::of(&stuck, facts.window_ns);
+    let growth_per_min = growth.map(|growth| growth.per_min);
+    let eta_s = usage
+        .filter(|_| group.cause != Cause::NeverAccepted)
+        .and_then(|usage| time_left(usage, growth.filter(|growth| growth.is_steady)?.per_min));
     let who = who(process, stuck[0].socket.cgroup, facts);
     Finding {
         process,
@@ -124,7 +126,7 @@ fn finding(group: Group, members: Members<'_>, facts: &Facts) -> Finding {
         sockets: stuck.iter().take(SAMPLE).map(|one| sample(one, group.pid, facts)).collect(),
         ..Finding::new(
             Kind::CloseWait,
-            severity(count, growth_per_min, usage, eta_s),
+            severity(group.cause, count, usage, eta_s),
             format!("{who} leaves {} in CLOSE_WAIT: {}", counted(count, "socket"), in_words(group.cause)),
         )
         .explained_in(group.cause.name())
@@ -142,23 +144,44 @@ fn sample(stuck: &Stuck<'_>, pid: Option<u32>, facts: &Facts) -> FoundSocket {
     }
 }
 
-fn growth(new_in_window: u64, window_ns: u64) -> Option<f64> {
-    (window_ns >= SHORTEST_GROWTH_WINDOW_NS)
-        .then(|| new_in_window as f64 / ((window_ns - PASSING_NS) as f64 / MINUTE_NS))
+/// How the number of stuck sockets grows. What has been in CLOSE_WAIT for a short time only says nothing of this: on a
+/// busy proxy thousands are, and others a moment later.
+#[derive(Clone, Copy)]
+struct Growth {
+    per_min: f64,
+    /// Some in each quarter of the window: a burst is nothing to reckon with.
+    is_steady: bool,
 }
 
-fn time_left(usage: DescriptorUsage, growth_per_min: Option<f64>) -> Option<u64> {
-    let growth = growth_per_min.filter(|growth| *growth > 0.0)?;
+impl Growth {
+    fn of(stuck: &[Stuck<'_>], window_ns: u64) -> Option<Self> {
+        if window_ns < SHORTEST_GROWTH_WINDOW_NS {
+            return None;
+        }
+        let mut quarters = [0_u64; 4];
+        for one in stuck.iter().filter(|one| one.overdue_ns < window_ns) {
+            quarters[(u128::from(one.overdue_ns) * 4 / u128::from(window_ns)) as usize] += 1;
+        }
+        let became_stuck: u64 = quarters.iter().sum();
+        Some(Self {
+            per_min: became_stuck as f64 / (window_ns as f64 / MINUTE_NS),
+            is_steady: quarters.iter().all(|count| *count > 0),
+        })
+    }
+}
+
+fn time_left(usage: DescriptorUsage, growth_per_min: f64) -> Option<u64> {
     let left = usage.limit?.saturating_sub(usage.used);
-    Some((left as f64 / growth * 60.0) as u64)
+    Some((left as f64 / growth_per_min * 60.0) as u64)
 }
 
 /// A few old sockets are a blemish; many, or more and more of them, end in EMFILE.
-fn severity(count: u64, growth: Option<f64>, usage: Option<DescriptorUsage>, eta_s: Option<u64>) -> Severity {
-    if usage.is_some_and(DescriptorUsage::is_nearly_full) || eta_s.is_some_and(|eta| eta < 3600) {
+fn severity(cause: Cause, count: u64, usage: Option<DescriptorUsage>, eta_s: Option<u64>) -> Severity {
+    // A server may be near its limit by honest work: one leaked socket in a thousand does not make the difference. But
+    // without descriptors accept() fails.
+    let counts = |usage: DescriptorUsage| count.saturating_mul(10) >= usage.used || cause == Cause::NeverAccepted;
+    if usage.is_some_and(|usage| usage.is_nearly_full() && counts(usage)) || eta_s.is_some_and(|eta| eta < 3600) {
         Severity::Critical
-    } else if growth.is_some_and(|growth| growth > 0.0) {
-        Severity::Warning
     } else {
         severity_by_count(count)
     }
@@ -184,17 +207,39 @@ fn evidence(cause: Cause, stuck: &[Stuck<'_>], usage: Option<DescriptorUsage>, f
         Cause::FinUnread => "the receive queues hold the FIN alone: read() would return 0".to_owned(),
         Cause::EofReadNotClosed => "the receive queues are empty, the FIN was read".to_owned(),
     });
+    lines.extend(bounds(&stuck[0]));
     lines.extend(usage.map(DescriptorUsage::in_words));
-    let shared = stuck.iter().filter(|one| one.holders.iter().any(|holder| holder.pid != one.holders[0].pid)).count();
-    if shared > 0 {
-        lines.push(format!("{} shared by several processes", counted(shared as u64, "socket")));
-    }
+    lines.extend(sharers(stuck));
     let orphaned_inode = stuck.iter().any(|one| one.socket.inode != 0 && one.holders.is_empty());
     if orphaned_inode && facts.unreadable_processes > 0 {
         lines.push(format!(
             "descriptors of {} could not be read (run as root to see whose sockets these are)",
-            counted(facts.unreadable_processes as u64, "process").replace("processs", "processes")
+            counted(facts.unreadable_processes as u64, "process")
         ));
     }
     lines
+}
+
+/// The age of one whose beginning was not seen: the peer's FIN came between its last data and its last ACK.
+fn bounds(stuck: &Stuck<'_>) -> Option<String> {
+    let at_most_ns = stuck.socket.at_most_in_close_wait_ns().filter(|_| stuck.age_certainty != Certainty::Exact)?;
+    Some(if at_most_ns <= stuck.age_ns.saturating_add(EXACT_ENOUGH_NS) {
+        format!("the oldest has been stuck for {}: the peer closed with its last data", lasting(stuck.age_ns))
+    } else {
+        let (least, most) = (lasting(stuck.age_ns), lasting(at_most_ns));
+        format!("the oldest has been stuck between {least} and {most}: since the peer's last ACK, or its last data")
+    })
+}
+
+/// Processes that hold the same sockets: each of them has to close.
+fn sharers(stuck: &[Stuck<'_>]) -> Option<String> {
+    let is_shared = |one: &&Stuck<'_>| one.holders.iter().any(|holder| holder.pid != one.holders[0].pid);
+    let count = stuck.iter().filter(is_shared).count();
+    let holders = stuck.iter().filter(is_shared).flat_map(|one| one.holders);
+    let processes: BTreeSet<(u32, String)> = holders.map(|holder| (holder.pid, holder.comm.text())).collect();
+    let mut names: Vec<String> = processes.iter().take(SHARERS).map(|(pid, comm)| format!("{comm}[{pid}]")).collect();
+    if processes.len() > SHARERS {
+        names.push(format!("{} more", processes.len() - SHARERS));
+    }
+    (count > 0).then(|| format!("{} shared by {}", counted(count as u64, "socket"), names.join(", ")))
 }

@@ -10,6 +10,7 @@ mod close_wait;
 mod closed_not_released;
 mod connect_failures;
 mod facts;
+mod listening;
 mod peer_not_closing;
 mod port_blocked;
 mod resets;
@@ -30,8 +31,6 @@ use super::{
     connection::{Certainty, Process, ProcessSource},
     endpoint::Endpoint,
     manual,
-    snapshot::Socket,
-    state::State,
     tracker::Tracker,
     workload,
 };
@@ -263,7 +262,7 @@ pub fn detect(tracker: &Tracker, tally: &Tally, facts: &Facts, thresholds: &Thre
     findings.extend(closed_not_released::detect(tally, facts, thresholds));
     findings.extend(accept_stalled::detect(tracker, facts));
     findings.extend(peer_not_closing::detect(tracker, facts, thresholds));
-    findings.extend(connect_failures::detect(tally, facts));
+    findings.extend(connect_failures::detect(tracker, tally, facts));
     findings.extend(resets::detect(tally, facts));
     findings.extend(churn::detect(tally, facts));
     findings.extend(port_blocked::detect(tracker, facts));
@@ -286,15 +285,6 @@ fn who(process: Option<Process>, cgroup: u64, facts: &Facts) -> String {
 fn holder_of(facts: &Facts, inode: u64) -> Option<Process> {
     let holder = facts.holders.get(&inode).filter(|_| inode != 0)?.iter().min_by_key(|holder| holder.pid)?;
     Some(Process { pid: holder.pid, comm: holder.comm, source: ProcessSource::Holder })
-}
-
-/// Whether a connection came through this listener, as far as the ends tell.
-fn came_through(listener: &Socket, connection: &Socket) -> bool {
-    let (at, to) = (&listener.tuple, &connection.tuple);
-    listener.state == State::LISTEN
-        && at.netns == to.netns
-        && at.local.port == to.local.port
-        && (at.local.address.is_unspecified() || at.local.address == to.local.address)
 }
 
 /// A socket's descriptors in one process, or in all.
@@ -323,8 +313,23 @@ fn common_end(ends: impl IntoIterator<Item = Endpoint>) -> Option<Endpoint> {
     })
 }
 
-/// `1 socket`, `2 sockets`.
+/// `1 socket`, `2 sockets`, `2 processes`.
 fn counted(count: u64, thing: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
+    let plural = match thing {
+        _ if count == 1 => "",
+        thing if thing.ends_with('s') => "es",
+        _ => "s",
+    };
     format!("{count} {thing}{plural}")
+}
+
+/// An age as people say it: two units at most.
+fn lasting(ns: u64) -> String {
+    let seconds = ns / 1_000_000_000;
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, _) => format!("{:.1} s", ns as f64 / 1e9),
+        (0, 0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (0, hours, minutes, _) => format!("{hours} h {minutes} min"),
+        (days, hours, _, _) => format!("{days} d {hours} h"),
+    }
 }

@@ -24,10 +24,34 @@ struct Hanging<'a> {
     age_certainty: Certainty,
 }
 
+impl Hanging<'_> {
+    fn is_orphan(&self) -> bool {
+        self.socket.inode == 0
+    }
+
+    /// Whether the peer has acknowledged anything since: then it lives, and its program does not read.
+    fn is_answered(&self) -> bool {
+        let heard = |ms: u32| u64::from(ms).saturating_mul(1_000_000).saturating_add(PATIENCE_NS) < self.age_ns;
+        self.socket.state != State::FIN_WAIT2 && self.socket.info.is_some_and(|info| heard(info.last_ack_recv_ms))
+    }
+
+    /// The program has closed, nobody answers, and the kernel gives up soon. A public server always has some of these, of
+    /// clients that went away.
+    fn goes_by_itself(&self) -> bool {
+        self.is_orphan() && !self.is_answered()
+    }
+}
+
 pub(super) fn detect(tracker: &Tracker, facts: &Facts, thresholds: &Thresholds) -> Vec<Finding> {
     let mut groups: BTreeMap<(u32, u32, State), Vec<Hanging<'_>>> = BTreeMap::new();
     let closing = |socket: &&Socket| {
-        socket.kind == SocketKind::Full && matches!(socket.state, State::FIN_WAIT1 | State::FIN_WAIT2 | State::LAST_ACK)
+        socket.kind == SocketKind::Full
+            && match socket.state {
+                State::FIN_WAIT1 | State::LAST_ACK => true,
+                // Once the program has closed, it ends after `tcp_fin_timeout`.
+                State::FIN_WAIT2 => socket.inode != 0,
+                _ => false,
+            }
     };
     for socket in facts.sockets.iter().filter(closing) {
         let known = tracker.find(socket.cookie, facts.now_ns);
@@ -57,19 +81,32 @@ fn finding(netns: u32, state: State, mut hanging: Vec<Hanging<'_>>, facts: &Fact
     hanging.sort_by_key(|one| std::cmp::Reverse(one.age_ns));
     let count = hanging.len() as u64;
     let oldest = &hanging[0];
-    let unsent: u64 = hanging.iter().map(|one| u64::from(one.socket.send_queue)).sum();
+    // The FIN counts as one.
+    let unsent: u64 = hanging.iter().map(|one| u64::from(one.socket.send_queue.saturating_sub(1))).sum();
     let (what, mut evidence) = if state == State::FIN_WAIT2 {
         (
             "the peer does not close",
             vec!["our FIN is acknowledged, the peer's has not come: it sits in CLOSE_WAIT there".to_owned()],
         )
     } else {
-        ("our FIN is not acknowledged", vec![format!("{} in the send queues", counted(unsent, "byte"))])
+        (
+            "our FIN is not acknowledged",
+            vec![if unsent == 0 {
+                "nothing but the FIN in the send queues".to_owned()
+            } else {
+                format!("{} in the send queues", counted(unsent, "byte"))
+            }],
+        )
     };
-    let orphans = hanging.iter().filter(|one| one.socket.inode == 0).count() as u64;
+    let orphans = hanging.iter().filter(|one| one.is_orphan()).count() as u64;
     if orphans > 0 {
         evidence.push(format!("{} closed by the program already", counted(orphans, "socket")));
     }
+    let answered = hanging.iter().filter(|one| one.is_answered()).count() as u64;
+    if answered > 0 {
+        evidence.push(format!("{} whose peer still answers, but takes nothing", counted(answered, "socket")));
+    }
+    let staying = hanging.iter().filter(|one| !one.goes_by_itself()).count() as u64;
     Finding {
         process: oldest.process,
         local: common_end(hanging.iter().map(|one| one.socket.tuple.local)),
@@ -93,7 +130,7 @@ fn finding(netns: u32, state: State, mut hanging: Vec<Hanging<'_>>, facts: &Fact
             .collect(),
         ..Finding::new(
             Kind::PeerNotClosing,
-            severity_by_count(count),
+            severity_by_count(staying),
             format!(
                 "{} has {} in {state}: {what}",
                 who(oldest.process, oldest.socket.cgroup, facts),

@@ -1,46 +1,86 @@
 //! A listener is gone and sockets remain on its port: a restart without SO_REUSEADDR gets EADDRINUSE until they are gone.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Facts, Finding, Kind, Severity, counted};
+use super::{Facts, Finding, Kind, Severity, counted, listening::Listening};
 use crate::core::{
     connection::Certainty,
-    endpoint::Endpoint,
-    snapshot::{Socket, SocketKind},
+    endpoint::{Address, Endpoint, Tuple},
+    snapshot::SocketKind,
     state::State,
     tracker::{GoneListener, Tracker},
 };
 
-pub(super) fn detect(tracker: &Tracker, facts: &Facts) -> Vec<Finding> {
-    let mut gone: FxHashMap<(u32, Endpoint), &GoneListener> = FxHashMap::default();
-    for listener in tracker.gone_listeners() {
-        gone.insert((listener.netns, listener.local), listener);
-    }
-    let mut gone: Vec<_> = gone.into_iter().collect();
-    gone.sort_unstable_by_key(|(place, _)| *place);
-    gone.into_iter().filter_map(|((netns, local), listener)| judge(netns, local, listener, tracker, facts)).collect()
+/// A process that gave up more ports than this has them for one use each, as for the data of FTP: nobody will want one
+/// of them again.
+const FOR_USE_AGAIN: usize = 3;
+
+type Port = (u32, u16);
+
+/// What is on the ports, by the address that it has.
+#[derive(Default)]
+struct OnPort {
+    open: Vec<Address>,
+    /// With the time until it is gone, ns.
+    minis: Vec<(Address, u64)>,
 }
 
-fn judge(netns: u32, local: Endpoint, gone: &GoneListener, tracker: &Tracker, facts: &Facts) -> Option<Finding> {
-    let on_port = |other: Endpoint| {
-        other.port == local.port && (local.address.is_unspecified() || other.address == local.address)
-    };
-    let listens =
-        |socket: &Socket| socket.state == State::LISTEN && socket.tuple.netns == netns && on_port(socket.tuple.local);
-    if facts.sockets.iter().any(listens) {
-        return None;
+pub(super) fn detect(tracker: &Tracker, facts: &Facts) -> Vec<Finding> {
+    let gone = gone(tracker);
+    if gone.is_empty() {
+        return Vec::new();
     }
-    let open = facts
-        .sockets
-        .iter()
-        .filter(|socket| socket.kind == SocketKind::Full && socket.tuple.netns == netns && on_port(socket.tuple.local));
-    let open = open.count() as u64;
-    let minis: Vec<u64> = tracker
-        .mini_sockets()
-        .iter()
-        .filter(|(tuple, mini)| tuple.netns == netns && on_port(tuple.local) && mini.ends_ns > facts.now_ns)
-        .map(|(_, mini)| mini.ends_ns - facts.now_ns)
+    let listening = Listening::of(facts);
+    let on_ports = on_ports(&gone, tracker, facts);
+    let left = gone.into_iter().filter(|listener| {
+        !tracker.listens_on(listener.netns, listener.local.port) && !listening.takes(listener.netns, listener.local)
+    });
+    left.filter_map(|listener| judge(listener, on_ports.get(&(listener.netns, listener.local.port))?, facts)).collect()
+}
+
+/// The listeners that were given up, each place once.
+fn gone(tracker: &Tracker) -> Vec<&GoneListener> {
+    let places: FxHashMap<(u32, Endpoint), &GoneListener> =
+        tracker.gone_listeners().map(|listener| ((listener.netns, listener.local), listener)).collect();
+    let owner = |listener: &GoneListener| Some((listener.netns, listener.process?.pid));
+    let mut owned: FxHashMap<(u32, u32), usize> = FxHashMap::default();
+    for owner in places.values().filter_map(|listener| owner(listener)) {
+        *owned.entry(owner).or_default() += 1;
+    }
+    let mut gone: Vec<&GoneListener> = places
+        .into_values()
+        .filter(|listener| owner(listener).is_none_or(|owner| owned[&owner] <= FOR_USE_AGAIN))
         .collect();
+    gone.sort_unstable_by_key(|listener| (listener.netns, listener.local));
+    gone
+}
+
+fn on_ports(gone: &[&GoneListener], tracker: &Tracker, facts: &Facts) -> FxHashMap<Port, OnPort> {
+    let ports: FxHashSet<Port> = gone.iter().map(|listener| (listener.netns, listener.local.port)).collect();
+    let port = |tuple: &Tuple| Some((tuple.netns, tuple.local.port)).filter(|port| ports.contains(port));
+    let mut on_ports: FxHashMap<Port, OnPort> = FxHashMap::default();
+    for socket in &facts.sockets {
+        if socket.kind == SocketKind::Full
+            && socket.state != State::LISTEN
+            && let Some(port) = port(&socket.tuple)
+        {
+            on_ports.entry(port).or_default().open.push(socket.tuple.local.address);
+        }
+    }
+    for (tuple, mini) in tracker.mini_sockets().iter().filter(|(_, mini)| mini.ends_ns > facts.now_ns) {
+        if let Some(port) = port(tuple) {
+            on_ports.entry(port).or_default().minis.push((tuple.local.address, mini.ends_ns - facts.now_ns));
+        }
+    }
+    on_ports
+}
+
+fn judge(gone: &GoneListener, on_port: &OnPort, facts: &Facts) -> Option<Finding> {
+    let GoneListener { netns, local, .. } = *gone;
+    let in_the_way = |address: &Address| local.address.is_unspecified() || *address == local.address;
+    let open = on_port.open.iter().filter(|address| in_the_way(address)).count() as u64;
+    let minis = on_port.minis.iter().filter(|(address, _)| in_the_way(address));
+    let minis: Vec<u64> = minis.map(|(_, left_ns)| *left_ns).collect();
     let count = open + minis.len() as u64;
     if count == 0 {
         return None;

@@ -1,7 +1,7 @@
 //! Connections that end in a RST: whose doing, and why where that is known.
 
 use super::{
-    Facts, Finding, FoundSocket, Kind, Severity, Tally, common_end, counted, per_minute,
+    Facts, Finding, FoundSocket, Kind, Severity, Tally, counted, per_minute,
     tally::{ResetKind, Resets},
     who,
 };
@@ -26,14 +26,18 @@ fn finding(kind: &ResetKind, resets: &Resets, tally: &Tally, facts: &Facts) -> F
     let count = resets.count;
     let ended = tally.ended.get(&(kind.netns, kind.pid)).copied().unwrap_or(count);
     let what = in_words(kind);
+    let mut evidence = vec![format!("{count} of {} that ended meanwhile", counted(ended, "connection"))];
+    if resets.empty > 0 {
+        evidence.push(format!("{} of them carried no data, as health checks do", resets.empty));
+    }
     Finding {
         process: resets.process,
-        local: common_end(resets.sample.iter().map(|tuple| tuple.local)),
-        remote: common_end(resets.sample.iter().map(|tuple| tuple.remote)),
+        local: resets.local,
+        remote: resets.remote,
         netns: kind.netns,
         count,
         growth_per_min: per_minute(count, facts.window_ns),
-        evidence: vec![format!("{count} of {} that ended meanwhile", counted(ended, "connection"))],
+        evidence,
         sockets: resets
             .sample
             .iter()
@@ -48,7 +52,8 @@ fn finding(kind: &ResetKind, resets: &Resets, tally: &Tally, facts: &Facts) -> F
             .collect(),
         ..Finding::new(
             Kind::Resets,
-            if count * 2 >= ended { Severity::Warning } else { Severity::Info },
+            // Where nothing was said, nothing is lost.
+            if (count - resets.empty) * 2 >= ended.max(2 * AT_LEAST) { Severity::Warning } else { Severity::Info },
             format!("{}: {} {what}", who(resets.process, resets.cgroup, facts), counted(count, "connection")),
         )
         .explained_in(topic(kind.killed, kind.cause))

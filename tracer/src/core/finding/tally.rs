@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
+use super::common_end;
 use crate::core::{
     connection::{Closing, Connection, Opening, Process, ResetCause},
     endpoint::{Address, Endpoint, Tuple},
@@ -15,6 +16,9 @@ const CAPACITY: usize = 20_000;
 
 /// A connection shorter than this could have been a request on one that is kept alive.
 const SHORT_NS: u64 = 1_000_000_000;
+
+/// connect() sends another SYN after this time; who gives up earlier may have wanted another address (RFC 8305).
+const SYN_TIMEOUT_NS: u64 = 1_000_000_000;
 
 /// Connects that failed, told apart by these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,13 +36,15 @@ pub(super) struct Connects {
     pub(super) attempts: u64,
     pub(super) refused: u64,
     pub(super) timed_out: u64,
-    /// Given up with an error of the network (unreachable …).
+    /// Closed by the program, after a time without any answer.
+    pub(super) given_up: u64,
+    /// Given up by the kernel with an error of the network (unreachable …).
     pub(super) other: FxHashMap<u32, u64>,
 }
 
 impl Connects {
     pub(super) fn failed(&self) -> u64 {
-        self.refused + self.timed_out + self.other.values().sum::<u64>()
+        self.refused + self.timed_out + self.given_up + self.other.values().sum::<u64>()
     }
 }
 
@@ -59,6 +65,11 @@ pub(super) struct Resets {
     pub(super) process: Option<Process>,
     pub(super) cgroup: u64,
     pub(super) count: u64,
+    /// Those that carried nothing.
+    pub(super) empty: u64,
+    /// What all their ends have in common, as [`common_end`] tells.
+    pub(super) local: Option<Endpoint>,
+    pub(super) remote: Option<Endpoint>,
     /// A sample of their ends.
     pub(super) sample: Vec<Tuple>,
 }
@@ -172,6 +183,7 @@ impl Tally {
             Some(Closing::Aborted) if connection.error != Errno::NONE => {
                 *connects.other.entry(connection.error.0).or_default() += 1;
             }
+            Some(Closing::Aborted) if connection.duration_ns() >= SYN_TIMEOUT_NS => connects.given_up += 1,
             _ => {}
         }
     }
@@ -186,7 +198,13 @@ impl Tally {
         let kind = ResetKind { netns: connection.tuple.netns, pid, cause, killed };
         if let Some(resets) = place(&mut self.resets, kind) {
             (resets.process, resets.cgroup) = (connection.process, connection.cgroup);
+            let is_first = resets.count == 0;
+            narrow(&mut resets.local, is_first, connection.tuple.local);
+            narrow(&mut resets.remote, is_first, connection.tuple.remote);
             resets.count += 1;
+            let nothing_lost = cause != Some(ResetCause::DataAfterClose)
+                && (connection.bytes_in, connection.bytes_out) == (Some(0), Some(0));
+            resets.empty += u64::from(nothing_lost);
             if resets.sample.len() < super::SAMPLE {
                 resets.sample.push(connection.tuple);
             }
@@ -205,6 +223,13 @@ impl Tally {
     /// The inodes of files that were left behind: whoever still holds them holds a socket that no list shows.
     pub fn inodes_left(&self) -> impl Iterator<Item = u64> + '_ {
         self.files_left.iter().map(|left| left.inode)
+    }
+}
+
+/// Leaves of the end that all had in common what one more has too.
+fn narrow(common: &mut Option<Endpoint>, is_first: bool, end: Endpoint) {
+    if is_first || common.is_some() {
+        *common = common_end(common.iter().copied().chain([end]));
     }
 }
 

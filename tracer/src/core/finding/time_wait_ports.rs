@@ -2,7 +2,10 @@
 //!
 //! A connection needs a local port that no other one to the same destination (address and port) has, and after an
 //! active close TIME_WAIT keeps it for 60 s more. The total number of TIME_WAIT sockets is no trouble by itself; what
-//! counts is each (local address, remote address, remote port) against the port range.
+//! counts is each (local address, remote address, remote port) against the port range. Where connect() may take over
+//! ports in TIME_WAIT (`tcp_tw_reuse`), those that are older than a second are not in its way.
+
+use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
@@ -13,13 +16,16 @@ use super::{
 use crate::core::{
     connection::{Certainty, Process},
     endpoint::{Address, Endpoint, Tuple},
-    mini_sockets::TIME_WAIT_NS,
+    mini_sockets::{MiniSocket, TIME_WAIT_NS},
     state::State,
     tracker::Tracker,
 };
 
 /// The share of the ports from which on connect() has to search for long, and fails soon.
 const CRITICAL_USAGE: f64 = 0.9;
+
+/// How long a port has to be in TIME_WAIT before connect() takes it over (`tcp_tw_reuse_delay`), ns.
+const REUSE_DELAY_NS: u64 = 1_000_000_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Destination {
@@ -34,69 +40,137 @@ impl Destination {
     }
 }
 
-#[derive(Default)]
+/// What takes ports. Small: a busy server has one of these for each of its clients.
+#[derive(Clone, Copy, Default)]
 struct Use {
     time_wait: u64,
+    /// Those that connect() may not take over.
+    time_wait_kept: u64,
     fin_wait2: u64,
     open: u64,
-    closed_in_window: u64,
+}
+
+impl Use {
+    fn ports(self) -> u64 {
+        self.time_wait_kept + self.fin_wait2 + self.open
+    }
+}
+
+/// What is told of a destination besides.
+#[derive(Default)]
+struct About {
+    closed_lately: u64,
     oldest_ns: u64,
     /// By process id: who closed how many of those in TIME_WAIT.
     closers: FxHashMap<u32, (Process, u64)>,
     sample: Vec<FoundSocket>,
 }
 
-impl Use {
-    fn ports(&self) -> u64 {
-        self.time_wait + self.fin_wait2 + self.open
+/// Whether connect() from one address to another may take over a port in TIME_WAIT (`tcp_twsk_unique()`).
+pub(super) fn reuses_time_wait(settings: &PortSettings, local: Address, remote: Address) -> bool {
+    match settings.time_wait_reuse {
+        0 => false,
+        1 => true,
+        _ => local.ip().is_loopback() || remote.ip().is_loopback(),
     }
 }
 
 pub(super) fn detect(tracker: &Tracker, tally: &Tally, facts: &Facts, thresholds: &Thresholds) -> Vec<Finding> {
     let mut uses = count_uses(tracker, facts);
-    // A destination that no socket is left for, but that connect() failed for.
-    for (netns, remote) in tally.no_local_port.keys() {
-        if !uses.keys().any(|destination| destination.netns == *netns && destination.remote == *remote) {
-            let destination = Destination { netns: *netns, local: Address::UNSPECIFIED, remote: *remote };
-            uses.insert(destination, Use::default());
+    let failed = connects_failed(&mut uses, tally);
+    let available: FxHashMap<u32, u64> =
+        facts.namespaces.iter().map(|(netns, facts)| (*netns, facts.ports.available().max(1))).collect();
+    let mut scarce: BTreeMap<Destination, (Use, Ports<'_>)> = BTreeMap::new();
+    for (destination, usage) in uses {
+        let Some(namespace) = facts.namespaces.get(&destination.netns) else {
+            continue;
+        };
+        let available = available[&destination.netns];
+        let failed = failed.get(&destination).copied().unwrap_or(0);
+        let share = usage.ports() as f64 / available as f64;
+        if share >= thresholds.port_usage || failed > 0 {
+            scarce.insert(destination, (usage, Ports { settings: &namespace.ports, available, share, failed }));
         }
     }
-    let mut uses: Vec<_> = uses.into_iter().collect();
-    uses.sort_unstable_by_key(|(destination, _)| *destination);
-    let available: FxHashMap<u32, u64> =
-        facts.namespaces.iter().map(|(netns, facts)| (*netns, facts.ports.available())).collect();
-    uses.into_iter()
-        .filter_map(|(destination, usage)| {
-            let settings = &facts.namespaces.get(&destination.netns)?.ports;
-            let available = available.get(&destination.netns).copied()?.max(1);
-            let failed = tally.no_local_port.get(&(destination.netns, destination.remote)).copied().unwrap_or(0);
-            let share = usage.ports() as f64 / available as f64;
-            (share >= thresholds.port_usage || failed > 0)
-                .then(|| finding(destination, &usage, &Ports { settings, available, share, failed }, facts))
+    let mut about = look_closer(scarce.keys(), tracker, facts);
+    scarce
+        .into_iter()
+        .map(|(destination, (usage, ports))| {
+            finding(destination, usage, about.remove(&destination).unwrap_or_default(), &ports, facts)
         })
         .collect()
 }
 
+/// The minis that are there.
+fn minis<'a>(tracker: &'a Tracker, facts: &Facts) -> impl Iterator<Item = (&'a Tuple, &'a MiniSocket)> {
+    let now_ns = facts.now_ns;
+    tracker.mini_sockets().iter().filter(move |(_, mini)| mini.ends_ns > now_ns)
+}
+
 fn count_uses(tracker: &Tracker, facts: &Facts) -> FxHashMap<Destination, Use> {
     let mut uses: FxHashMap<Destination, Use> = FxHashMap::default();
-    let window_began_ns = facts.now_ns.saturating_sub(facts.window_ns);
-    for (tuple, mini) in tracker.mini_sockets().iter().filter(|(_, mini)| mini.ends_ns > facts.now_ns) {
+    for (tuple, mini) in minis(tracker, facts) {
         let usage = uses.entry(Destination::of(tuple)).or_default();
-        let age_ns = facts.now_ns.saturating_sub(mini.since_ns);
         if mini.state == State::TIME_WAIT {
+            let settings = facts.namespaces.get(&tuple.netns).map(|facts| &facts.ports);
+            let reusable = facts.now_ns.saturating_sub(mini.since_ns) >= REUSE_DELAY_NS
+                && settings.is_some_and(|ports| reuses_time_wait(ports, tuple.local.address, tuple.remote.address));
             usage.time_wait += 1;
-            usage.oldest_ns = usage.oldest_ns.max(age_ns);
-            if let Some(process) = mini.process {
-                usage.closers.entry(process.pid).or_insert((process, 0)).1 += 1;
-            }
+            usage.time_wait_kept += u64::from(!reusable);
         } else {
             usage.fin_wait2 += 1;
         }
-        if mini.since_ns >= window_began_ns {
-            usage.closed_in_window += 1;
+    }
+    for tuple in tracker.open_tuples().filter(Tuple::is_complete) {
+        uses.entry(Destination::of(&tuple)).or_default().open += 1;
+    }
+    uses
+}
+
+/// How many connect() calls found no port, by destination. They do not tell their local address: it is the one that
+/// uses the most ports, or none that is known.
+fn connects_failed(uses: &mut FxHashMap<Destination, Use>, tally: &Tally) -> FxHashMap<Destination, u64> {
+    if tally.no_local_port.is_empty() {
+        return FxHashMap::default();
+    }
+    let mut busiest: FxHashMap<(u32, Endpoint), (u64, Destination)> = FxHashMap::default();
+    for (destination, usage) in &*uses {
+        let busy = (usage.ports(), *destination);
+        let known = busiest.entry((destination.netns, destination.remote)).or_insert(busy);
+        *known = busy.max(*known);
+    }
+    let mut failed = FxHashMap::default();
+    for ((netns, remote), count) in &tally.no_local_port {
+        let unknown = Destination { netns: *netns, local: Address::UNSPECIFIED, remote: *remote };
+        let destination = busiest.get(&(*netns, *remote)).map_or(unknown, |(_, destination)| *destination);
+        uses.entry(destination).or_default();
+        failed.insert(destination, *count);
+    }
+    failed
+}
+
+fn look_closer<'a>(
+    destinations: impl Iterator<Item = &'a Destination>,
+    tracker: &Tracker,
+    facts: &Facts,
+) -> FxHashMap<Destination, About> {
+    let mut about: FxHashMap<Destination, About> =
+        destinations.map(|destination| (*destination, About::default())).collect();
+    let lately_ns = facts.now_ns.saturating_sub(rated_ns(facts));
+    for (tuple, mini) in minis(tracker, facts) {
+        let Some(about) = about.get_mut(&Destination::of(tuple)) else {
+            continue;
+        };
+        let age_ns = facts.now_ns.saturating_sub(mini.since_ns);
+        if mini.state == State::TIME_WAIT {
+            about.oldest_ns = about.oldest_ns.max(age_ns);
+            if let Some(process) = mini.process {
+                about.closers.entry(process.pid).or_insert((process, 0)).1 += 1;
+            }
         }
-        if usage.sample.len() < SAMPLE {
-            usage.sample.push(FoundSocket {
+        about.closed_lately += u64::from(mini.since_ns >= lately_ns);
+        if about.sample.len() < SAMPLE {
+            about.sample.push(FoundSocket {
                 cookie: 0,
                 local: tuple.local,
                 remote: tuple.remote,
@@ -106,14 +180,12 @@ fn count_uses(tracker: &Tracker, facts: &Facts) -> FxHashMap<Destination, Use> {
             });
         }
     }
-    for tuple in tracker.open_tuples() {
-        if let Some(usage) = uses.get_mut(&Destination::of(&tuple)) {
-            usage.open += 1;
-        } else if tuple.is_complete() {
-            uses.entry(Destination::of(&tuple)).or_default().open += 1;
-        }
-    }
-    uses
+    about
+}
+
+/// The time that a rate is taken over: what closed earlier than TIME_WAIT lasts has left nothing to count.
+fn rated_ns(facts: &Facts) -> u64 {
+    facts.window_ns.min(TIME_WAIT_NS)
 }
 
 struct Ports<'a> {
@@ -123,20 +195,21 @@ struct Ports<'a> {
     failed: u64,
 }
 
-fn finding(destination: Destination, usage: &Use, ports: &Ports<'_>, facts: &Facts) -> Finding {
+fn finding(destination: Destination, usage: Use, about: About, ports: &Ports<'_>, facts: &Facts) -> Finding {
     let rate = (facts.window_ns >= SHORTEST_GROWTH_WINDOW_NS)
-        .then(|| usage.closed_in_window as f64 / (facts.window_ns as f64 / 1e9));
+        .then(|| about.closed_lately as f64 / (rated_ns(facts) as f64 / 1e9));
     let left = ports.available.saturating_sub(usage.ports());
     // At a steady rate TIME_WAIT levels off at rate × 60 s; only above the range will the ports run out.
     let runs_out = |rate: &f64| rate * (TIME_WAIT_NS as f64 / 1e9) + usage.open as f64 > ports.available as f64;
-    let eta_s = rate.filter(runs_out).map(|rate| (left as f64 / rate) as u64);
+    let is_taken_over = reuses_time_wait(ports.settings, destination.local, destination.remote.address);
+    let eta_s = rate.filter(|rate| runs_out(rate) && !is_taken_over).map(|rate| (left as f64 / rate) as u64);
     let severity = if ports.failed > 0 || ports.share >= CRITICAL_USAGE || eta_s.is_some_and(|eta| eta < 3600) {
         Severity::Critical
     } else {
         Severity::Warning
     };
     let process =
-        usage.closers.values().max_by_key(|(process, count)| (*count, process.pid)).map(|(process, _)| *process);
+        about.closers.values().max_by_key(|(process, count)| (*count, process.pid)).map(|(process, _)| *process);
     let percent = (ports.share * 100.0).round();
     Finding {
         process,
@@ -144,12 +217,12 @@ fn finding(destination: Destination, usage: &Use, ports: &Ports<'_>, facts: &Fac
         remote: Some(destination.remote),
         netns: destination.netns,
         count: usage.time_wait,
-        oldest_ns: usage.oldest_ns,
+        oldest_ns: about.oldest_ns,
         oldest_certainty: Certainty::Exact,
         growth_per_min: rate.map(|rate| rate * 60.0),
         eta_s,
         evidence: evidence(usage, ports, rate),
-        sockets: usage.sample.clone(),
+        sockets: about.sample,
         ..Finding::new(
             Kind::TimeWaitPorts,
             severity,
@@ -161,11 +234,11 @@ fn finding(destination: Destination, usage: &Use, ports: &Ports<'_>, facts: &Fac
                 ports.available
             ),
         )
-        .explained_in(topic(reuses_time_wait(ports.settings, destination.local, destination.remote.address)))
+        .explained_in(topic(is_taken_over))
     }
 }
 
-fn evidence(usage: &Use, ports: &Ports<'_>, rate: Option<f64>) -> Vec<String> {
+fn evidence(usage: Use, ports: &Ports<'_>, rate: Option<f64>) -> Vec<String> {
     let mut lines = Vec::new();
     let range = ports.settings.range;
     lines.push(format!(
@@ -183,19 +256,14 @@ fn evidence(usage: &Use, ports: &Ports<'_>, rate: Option<f64>) -> Vec<String> {
         1 => "on",
         _ => "loopback only",
     };
-    lines.push(format!("tcp_tw_reuse is {} ({reuse})", ports.settings.time_wait_reuse));
+    let taken_over = match usage.time_wait - usage.time_wait_kept {
+        0 => String::new(),
+        count => format!(": {count} of those in TIME_WAIT can be taken over"),
+    };
+    lines.push(format!("tcp_tw_reuse is {} ({reuse}){taken_over}", ports.settings.time_wait_reuse));
     lines
 }
 
 pub(super) fn topic(reuses_time_wait: bool) -> &'static str {
     if reuses_time_wait { "tw_reuse_on" } else { "tw_reuse_off" }
-}
-
-/// Whether connect() from one address to another may take over a port in TIME_WAIT (`tcp_twsk_unique()`).
-fn reuses_time_wait(settings: &PortSettings, local: Address, remote: Address) -> bool {
-    match settings.time_wait_reuse {
-        0 => false,
-        1 => true,
-        _ => local.ip().is_loopback() || remote.ip().is_loopback(),
-    }
 }

@@ -120,7 +120,11 @@ impl Listeners {
 
     /// Whether anyone listens on a local port.
     pub(super) fn serves(&self, tuple: &Tuple) -> bool {
-        self.by_port.contains_key(&(tuple.netns, tuple.local.port))
+        self.is_on(tuple.netns, tuple.local.port)
+    }
+
+    pub(super) fn is_on(&self, netns: u32, port: u16) -> bool {
+        self.by_port.contains_key(&(netns, port))
     }
 
     /// Whose listener a connection came through; `None` when several processes listen there (SO_REUSEPORT) and the

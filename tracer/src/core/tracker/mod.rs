@@ -164,11 +164,11 @@ impl Tracker {
         let key = self.key_of(transition);
         match (transition.old, transition.new) {
             (State::CLOSE, State::LISTEN) => {
-                self.end_if_open(key, transition, effects);
+                self.end_connection(key, transition.mono_ns, effects);
                 self.listen(key, transition)
             }
             (State::LISTEN, State::CLOSE) => {
-                self.end_if_open(key, transition, effects);
+                self.end_connection(key, transition.mono_ns, effects);
                 self.unlisten(key, transition)
             }
             (State::CLOSE, State::SYN_SENT) => self.open(key, transition, Opening::Active, effects),
@@ -287,6 +287,12 @@ impl Tracker {
     /// The listeners that have closed, the latest last.
     pub fn gone_listeners(&self) -> impl Iterator<Item = &GoneListener> {
         self.listeners.gone()
+    }
+
+    /// Whether anyone listens on a port, at whatever address.
+    #[must_use]
+    pub fn listens_on(&self, netns: u32, port: u16) -> bool {
+        self.listeners.is_on(netns, port)
     }
 
     /// The open connection of a socket, as of `now_ns`.
@@ -470,11 +476,14 @@ impl Tracker {
         if self.listeners.contains(key) {
             self.listeners.remove(key);
         }
-        let Some(index) = self.by_key.get(&key).copied() else {
-            return;
-        };
-        self.close_unseen(index, key, transition.mono_ns, effects);
-        self.release_now(key, effects);
+        self.end_connection(key, transition.mono_ns, effects);
+    }
+
+    fn end_connection(&mut self, key: SocketKey, mono_ns: u64, effects: &mut Effects) {
+        if let Some(index) = self.by_key.get(&key).copied() {
+            self.close_unseen(index, key, mono_ns, effects);
+            self.release_now(key, effects);
+        }
     }
 
     /// Marks an open connection as closed at some moment up to `mono_ns`.
