@@ -18,7 +18,7 @@ use crate::{
     core::{
         filter::SocketFilter,
         finding::{Facts, Tally},
-        input::{Dump, Input, Loss},
+        input::{Counters, Dump, Input, Loss},
         snapshot::Snapshot,
         tracker::{Limits, MergeKind},
     },
@@ -128,6 +128,8 @@ impl<'a> Live<'a> {
         };
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+        // Before the programs are there: whoever waits for them is sure that what happens from then on counts.
+        let counters = self.counters()?;
         let mut kernel = Kernel::attach(&options)?;
         if !kernel.has_details() && !self.trace.filters.owner.cgroups.is_empty() {
             bail!("--cgroup needs the kernel's type information ({VMLINUX_BTF}), which is not there");
@@ -135,8 +137,11 @@ impl<'a> Live<'a> {
         for note in kernel.notes() {
             tell(note);
         }
-        self.sampler.started_ns = Some(monotonic_ns());
-        self.take_counters()?;
+        let started_ns = monotonic_ns();
+        self.sampler.started_ns = Some(started_ns);
+        if let Some(counters) = counters {
+            self.follow.input(Input::Counters(Counters { now_ns: started_ns, ..counters }))?;
+        }
         self.begin_dump(MergeKind::StartUp)?;
         // A duration that no clock can add is none at all.
         let until = self.trace.duration.and_then(|duration| Instant::now().checked_add(duration));
@@ -205,13 +210,9 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
-    /// The counters at the beginning of the window, for the findings.
-    fn take_counters(&mut self) -> Result<()> {
-        if self.trace.sampling == Sampling::Never {
-            return Ok(());
-        }
-        let counters = self.sampler.counters()?;
-        self.follow.input(Input::Counters(counters))
+    /// The counters of now, for the findings.
+    fn counters(&self) -> Result<Option<Counters>> {
+        (self.trace.sampling != Sampling::Never).then(|| self.sampler.counters()).transpose()
     }
 
     /// Dumps all sockets on another thread, so that the ring buffer is drained meanwhile.
@@ -272,7 +273,9 @@ impl<'a> Live<'a> {
             ));
         }
         if self.dump.is_none() && self.follow.view.begins_anew()? {
-            self.take_counters()?;
+            if let Some(counters) = self.counters()? {
+                self.follow.input(Input::Counters(counters))?;
+            }
             self.begin_dump(MergeKind::Anew)?;
         }
         if self.trace.sampling == Sampling::Always && self.sample.is_none() && Stopwatch::now() >= self.sample_at {

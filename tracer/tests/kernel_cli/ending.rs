@@ -147,9 +147,10 @@ fn a_file_gets_what_standard_output_would() {
     in_new_namespace(|| {
         let folder = scratch(None);
         let (file, stdout) = (folder.join("log"), folder.join("stdout"));
-        // What is there already is replaced.
+        // What is there already is replaced, when that is asked for.
         fs::write(&file, "x".repeat(100_000)).expect("written");
-        let to_file = Tracer::log(&format!("--output {}", file.display()));
+        run(&format!("log --output {}", file.display())).failed_saying(&["is there already", "--force"]);
+        let to_file = Tracer::log(&format!("--force --output {}", file.display()));
         let to_stdout = Tracer::log("-o -");
         let mut redirected = program("log --format jsonl --netns self --buffer 1M");
         let redirected = Tracer::start_command(redirected.stdout(File::create(&stdout).expect("a file")));
@@ -174,7 +175,7 @@ fn a_run_that_cannot_start_does_not_empty_the_file() {
         let path = scratch(None).join("yesterday");
         fs::write(&path, "precious\n").expect("written");
         mount_tmpfs("/sys/kernel/btf", None);
-        let ended = run(&format!("log --attach btf -o {}", path.display()));
+        let ended = run(&format!("log --attach btf --force -o {}", path.display()));
         ended.failed_saying(&["--attach btf"]);
         assert_eq!(fs::read_to_string(&path).expect("text"), "precious\n");
     });
