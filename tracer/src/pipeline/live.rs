@@ -93,7 +93,8 @@ struct Live<'a> {
     follow: Follow<'a>,
     sampler: Sampler,
     last_loss: Loss,
-    evicted_told: bool,
+    /// Whether it was told that connections, and that mini-sockets, had to be let go.
+    let_go_told: [bool; 2],
     dump: Option<(MergeKind, DumpTask)>,
     minis: Option<JoinHandle<Result<Snapshot>>>,
     sample: Option<SampleTask>,
@@ -111,7 +112,7 @@ impl<'a> Live<'a> {
             follow,
             sampler: Sampler { netns: trace.filters.socket.netns.clone(), ..Sampler::default() },
             last_loss: Loss::default(),
-            evicted_told: false,
+            let_go_told: [false; 2],
             dump: None,
             minis: None,
             sample: None,
@@ -264,13 +265,13 @@ impl<'a> Live<'a> {
                 self.begin_dump(MergeKind::Resync)?;
             }
         }
-        let evicted = self.follow.tracker.counts().evicted;
-        if evicted > 0 && !self.evicted_told {
-            self.evicted_told = true;
-            tell(format_args!(
-                "more than {} connections: some are let go (--max-connections)",
-                self.trace.max_connections
-            ));
+        let tracker = &self.follow.tracker;
+        let too_many = [("connections", tracker.counts().evicted), ("mini-sockets", tracker.mini_sockets().not_kept())];
+        for (told, (what, let_go)) in self.let_go_told.iter_mut().zip(too_many) {
+            if let_go > 0 && !std::mem::replace(told, true) {
+                let most = self.trace.max_connections;
+                tell(format_args!("more than {most} {what}: some are let go (--max-connections)"));
+            }
         }
         if self.dump.is_none() && self.follow.view.begins_anew()? {
             if let Some(counters) = self.counters()? {

@@ -128,7 +128,7 @@ impl Lab {
     pub(super) fn watch(&self, args: &[&str]) -> Result<Watching> {
         let output = self.folder.join("output");
         let mut command = Command::new(&self.tracer);
-        command.args(args).args(["--netns", "self", "--duration", "10m", "--output"]).arg(&output);
+        command.args(args).args(["--netns", "self", "--duration", "10m", "--force", "--output"]).arg(&output);
         let child = command.stderr(Stdio::null()).spawn();
         let child = child.with_context(|| format!("cannot start {}", process::shown(&command)))?;
         let fds = format!("/proc/{}/fd", child.id());

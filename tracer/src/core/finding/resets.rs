@@ -30,6 +30,13 @@ fn finding(kind: &ResetKind, resets: &Resets, tally: &Tally, facts: &Facts) -> F
     if resets.empty > 0 {
         evidence.push(format!("{} of them carried no data, as health checks do", resets.empty));
     }
+    if resets.exchanged > 0 {
+        evidence.push(format!(
+            "{} of them after data went both ways, as proxies end what they are done with",
+            resets.exchanged
+        ));
+    }
+    let in_trouble = count.saturating_sub(resets.empty).saturating_sub(resets.exchanged);
     Finding {
         process: resets.process,
         local: resets.local,
@@ -52,8 +59,8 @@ fn finding(kind: &ResetKind, resets: &Resets, tally: &Tally, facts: &Facts) -> F
             .collect(),
         ..Finding::new(
             Kind::Resets,
-            // Where nothing was said, nothing is lost.
-            if (count - resets.empty) * 2 >= ended.max(2 * AT_LEAST) { Severity::Warning } else { Severity::Info },
+            // Where nothing was said, or all, nothing is lost.
+            if in_trouble * 2 >= ended.max(2 * AT_LEAST) { Severity::Warning } else { Severity::Info },
             format!("{}: {} {what}", who(resets.process, resets.cgroup, facts), counted(count, "connection")),
         )
         .explained_in(topic(kind.killed, kind.cause))

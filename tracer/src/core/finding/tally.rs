@@ -67,6 +67,8 @@ pub(super) struct Resets {
     pub(super) count: u64,
     /// Those that carried nothing.
     pub(super) empty: u64,
+    /// Those that whoever ended them may have been done with: data had come and gone.
+    pub(super) exchanged: u64,
     /// What all their ends have in common, as [`common_end`] tells.
     pub(super) local: Option<Endpoint>,
     pub(super) remote: Option<Endpoint>,
@@ -205,6 +207,9 @@ impl Tally {
             let nothing_lost = cause != Some(ResetCause::DataAfterClose)
                 && (connection.bytes_in, connection.bytes_out) == (Some(0), Some(0));
             resets.empty += u64::from(nothing_lost);
+            let deliberate = matches!(cause, None | Some(ResetCause::Linger)) && !killed;
+            let exchanged = connection.bytes_in > Some(0) && connection.bytes_out > Some(0);
+            resets.exchanged += u64::from(deliberate && exchanged);
             if resets.sample.len() < super::SAMPLE {
                 resets.sample.push(connection.tuple);
             }

@@ -108,6 +108,23 @@ fn health_checks_that_carry_no_data_are_no_warning() {
 }
 
 #[test]
+fn a_proxy_that_resets_what_it_is_done_with_is_no_warning() {
+    let after = |closing, cause, bytes_out| {
+        let reset = Connection {
+            bytes_in: Some(300),
+            bytes_out: Some(bytes_out),
+            reset_cause: cause,
+            ..ended(closing, ESTABLISHED)
+        };
+        found_after(vec![reset; 50])[0].severity
+    };
+    assert_eq!(after(Closing::ResetSent, Some(ResetCause::Linger), 80), Severity::Info);
+    assert_eq!(after(Closing::ResetReceived, None, 80), Severity::Info, "and its peer");
+    assert_eq!(after(Closing::ResetReceived, None, 0), Severity::Warning, "clients that wait no longer");
+    assert_eq!(after(Closing::ResetSent, Some(ResetCause::UnreadData), 80), Severity::Warning);
+}
+
+#[test]
 fn what_all_resets_have_in_common_is_not_judged_by_a_sample() {
     let reset = ended(Closing::ResetReceived, ESTABLISHED);
     let from_elsewhere = Connection { tuple: tuple(40_001, 5433), ..reset.clone() };
