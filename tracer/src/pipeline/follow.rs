@@ -104,6 +104,10 @@ pub(super) struct Follow<'a> {
     effects: Effects,
     gate: Gate,
     loss: Loss,
+    /// What had happened before the beginning, where that is in the middle of a run.
+    loss_before: Loss,
+    /// Transitions that came in.
+    delivered: u64,
     began: Option<Counters>,
     facts: Option<Box<Facts>>,
     /// The latest time that was heard of, CLOCK_MONOTONIC ns.
@@ -136,6 +140,8 @@ impl<'a> Follow<'a> {
             tally: None,
             effects: Effects::default(),
             loss: Loss::default(),
+            loss_before: Loss::default(),
+            delivered: 0,
             began: None,
             facts: None,
             now_ns: 0,
@@ -149,7 +155,13 @@ impl<'a> Follow<'a> {
         self.gate = Gate::new(self.filters.socket.clone());
         self.naming = Naming::recorded(clock);
         (self.began, self.facts, self.now_ns) = (None, None, 0);
+        self.loss_before = Loss::default();
         Ok(())
+    }
+
+    /// So much had happened to events before those that come now.
+    pub(super) fn lost_before(&mut self, loss: Loss) {
+        self.loss_before = loss;
     }
 
     /// A recording tells the name of a cgroup.
@@ -200,6 +212,7 @@ impl<'a> Follow<'a> {
     /// Takes an event in.
     pub(super) fn event(&mut self, event: &Event) -> Result<()> {
         self.now_ns = self.now_ns.max(event.mono_ns());
+        self.delivered += u64::from(matches!(event, Event::Transition(_)));
         if let Event::Transition(transition) = event
             && self.gate.rules_out(transition)
         {
@@ -228,9 +241,15 @@ impl<'a> Follow<'a> {
     pub(super) fn finish(mut self) -> Result<Followed> {
         self.hand_out_closed()?;
         self.view.flush()?;
-        let Loss { seen, dropped, missed, resets_lost: _ } = self.loss;
+        let (now, before) = (self.loss, self.loss_before);
+        let dropped = now.dropped.saturating_sub(before.dropped);
         Ok(Followed {
-            loss: LossRecord { seen, dropped, missed, repaired: self.tracker.counts().repaired },
+            loss: LossRecord {
+                seen: self.seen(dropped),
+                dropped,
+                missed: now.missed.saturating_sub(before.missed),
+                repaired: self.tracker.counts().repaired,
+            },
             tracker: self.tracker,
             ended_ns: self.now_ns,
             naming: self.naming,
@@ -238,6 +257,11 @@ impl<'a> Follow<'a> {
             began: self.began,
             facts: self.facts,
         })
+    }
+
+    /// What the programs said. A recording may begin or end in the middle of a run: there it is what is in it.
+    fn seen(&self, dropped: u64) -> u64 {
+        if self.naming.from_recording { self.delivered.saturating_add(dropped) } else { self.loss.seen }
     }
 
     fn show(&mut self, event: &Event, annotation: &Annotation) -> Result<()> {

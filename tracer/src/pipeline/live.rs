@@ -274,6 +274,7 @@ impl<'a> Live<'a> {
             }
         }
         if self.dump.is_none() && self.follow.view.begins_anew()? {
+            self.follow.input(Input::Loss(self.last_loss))?;
             if let Some(counters) = self.counters()? {
                 self.follow.input(Input::Counters(counters))?;
             }

@@ -68,7 +68,8 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
                 ));
             }
         }
-        if let Err(error) = replay_part(part, &mut follow, until, &mut progress) {
+        let in_the_middle = metadata.part > 0 && before.as_ref().is_none_or(|before| before.run != metadata.run);
+        if let Err(error) = replay_part(part, in_the_middle, &mut follow, until, &mut progress) {
             damage = Some(error.context(format!("{}", part.path.display())));
             break;
         }
@@ -88,14 +89,26 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     Ok(Replayed { followed: follow.finish()?, damage })
 }
 
-fn replay_part(part: &mut Part, follow: &mut Follow<'_>, until: Option<u64>, progress: &mut Progress) -> Result<()> {
+fn replay_part(
+    part: &mut Part,
+    in_the_middle: bool,
+    follow: &mut Follow<'_>,
+    until: Option<u64>,
+    progress: &mut Progress,
+) -> Result<()> {
     let mut inputs = 0_u64;
+    let mut loss_is_of_before = in_the_middle;
     while let Some(recorded) = part.reader.read()? {
         match recorded {
             Recorded::Cgroup { id, path } => follow.learn_cgroup(id, path),
             Recorded::Input(input) => {
                 if until.is_some_and(|until| follow.now_ns > until) && !matches!(input, Input::Loss(_)) {
                     break;
+                }
+                if let Input::Loss(loss) = input
+                    && std::mem::take(&mut loss_is_of_before)
+                {
+                    follow.lost_before(loss);
                 }
                 follow.input(input)?;
             }
