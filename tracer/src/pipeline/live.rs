@@ -194,7 +194,7 @@ impl<'a> Live<'a> {
             if result.is_ok() {
                 result = self.follow.event(&event);
             }
-        });
+        })?;
         result.map(|()| taken)
     }
 

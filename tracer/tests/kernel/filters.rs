@@ -182,9 +182,11 @@ fn what_finds_no_room_is_counted() {
                 drop(server);
             }
             let mut transitions = 0;
-            let delivered = kernel.drain(usize::MAX, |event| {
-                transitions += u64::from(matches!(event, tracer::core::transition::Event::Transition(_)));
-            });
+            let delivered = kernel
+                .drain(usize::MAX, |event| {
+                    transitions += u64::from(matches!(event, tracer::core::transition::Event::Transition(_)));
+                })
+                .expect("drained");
             let loss = kernel.loss().expect("the loss counters");
             assert!(delivered as u32 >= tracer::source::kernel::records_in(1 << 16) - 1, "{delivered}");
             assert_eq!(loss.seen + loss.missed, 200 * 6 + 1, "{loss:?}");
@@ -192,7 +194,7 @@ fn what_finds_no_room_is_counted() {
             assert!(loss.dropped > 0 && loss.resets_lost > 0, "{loss:?}");
             // There is room again.
             drop(listener);
-            assert_eq!(kernel.drain(usize::MAX, |_| {}), 1);
+            assert_eq!(kernel.drain(usize::MAX, |_| {}).expect("drained"), 1);
         });
     }
 }

@@ -313,12 +313,13 @@ impl Lab {
     pub(crate) fn drain(&mut self) {
         let (lives, by_address, mini_resets) = (&mut self.lives, &mut self.by_address, &mut self.mini_resets);
         let (tracker, effects, filtered) = (&mut self.tracker, &mut self.effects, self.filtered);
-        self.kernel.drain(usize::MAX, |event| {
+        let drained = self.kernel.drain(usize::MAX, |event| {
             if !filtered {
                 tracker.event(&event, effects);
             }
             record(event, lives, by_address, mini_resets);
         });
+        drained.expect("drained");
         self.tracker.advance(monotonic_ns(), &mut self.effects);
         self.ended.append(&mut self.effects.ended);
         self.repaired.append(&mut self.effects.repaired);

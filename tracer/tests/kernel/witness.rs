@@ -221,7 +221,7 @@ struct Observer {
 impl Observer {
     fn drain(&mut self) {
         let events = &mut self.events;
-        self.kernel.drain(usize::MAX, |event| events.push(event));
+        self.kernel.drain(usize::MAX, |event| events.push(event)).expect("drained");
     }
 
     fn transitions(&self) -> impl Iterator<Item = &Transition> {

@@ -5,6 +5,7 @@
 
 mod decode;
 mod layout;
+mod ring;
 pub mod tracefs;
 
 use std::{
@@ -18,10 +19,11 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
-    maps::{Array, MapData, PerCpuArray, RingBuf},
+    maps::{Array, MapData, PerCpuArray},
     programs::{BtfTracePoint, ProgramFd, TracePoint},
 };
 use aya_log::EbpfLogger;
+use nix::libc;
 use tokio::io::{Interest, unix::AsyncFd};
 use tracer_ebpf::{
     Counters, FILTER_NETNS_MAX, Filter, KIND_RESET_RECEIVED, KIND_RESET_SENT, KIND_TRANSITION, Layout, PORT_ROWS,
@@ -29,7 +31,7 @@ use tracer_ebpf::{
 };
 
 pub use self::layout::VMLINUX_BTF;
-use self::{decode::Known, layout::KernelTypes};
+use self::{decode::Known, layout::KernelTypes, ring::Ring};
 use crate::core::{
     filter::{Family, SocketFilter},
     input::Loss,
@@ -86,7 +88,7 @@ const _: () = {
 /// The attached programs. Dropping it detaches them.
 pub struct Kernel {
     ebpf: Ebpf,
-    events: AsyncFd<RingBuf<MapData>>,
+    events: AsyncFd<Ring>,
     counters: PerCpuArray<MapData, Plain<Counters>>,
     logger: Option<EbpfLogger<StderrLog>>,
     known: Known,
@@ -138,12 +140,15 @@ impl Kernel {
         }
         // The log map exists only while a program that logs is in the object.
         let logger = EbpfLogger::init_with_logger(&mut ebpf, StderrLog).ok();
-        let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
+        let buffer_bytes = ring_size(options.buffer_bytes) as usize;
+        let events = Ring::new(&take_map(&mut ebpf, "EVENTS")?, buffer_bytes).context("cannot map the ring buffer")?;
         // SAFETY: the ring buffer owns its descriptor, and the AsyncFd owns the ring buffer from here on; nothing
         // closes or replaces it.
         let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
             .map_err(|error| anyhow!("cannot wait for the ring buffer: {error}"))?;
         let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
+        drop((types, btf));
+        give_back_memory();
         Ok(Self { ebpf, events, counters, logger, known: Known::from(&layout), attachment, notes })
     }
 
@@ -176,21 +181,17 @@ impl Kernel {
 
     /// Hands over what is in the ring buffer, `limit` events at most, in the order in which the kernel wrote them.
     /// Returns how many there were.
-    pub fn drain(&mut self, limit: usize, mut sink: impl FnMut(Event)) -> usize {
-        let mut count = 0;
-        while count < limit {
-            let Some(item) = self.events.get_mut().next() else {
-                break;
-            };
-            count += 1;
-            if let Some(event) = decode::decode(&item, self.known) {
+    pub fn drain(&mut self, limit: usize, mut sink: impl FnMut(Event)) -> Result<usize> {
+        let known = self.known;
+        let drained = self.events.get_mut().drain(limit, |record| {
+            if let Some(event) = decode::decode(record, known) {
                 sink(event);
             }
-        }
+        });
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
-        count
+        drained.context("cannot read the ring buffer")
     }
 
     /// Reads the loss counters.
@@ -224,6 +225,15 @@ impl Kernel {
             .ok()
             .and_then(|text| text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok()))
             .unwrap_or(0)
+    }
+}
+
+/// Parsing the kernel's types takes some tens of megabytes once. The C library would keep them for later.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it touches nothing but what is free.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -1,0 +1,316 @@
+//! `cargo xtask bench flood`: what a tracer costs the traced, side by side with other tracers and with none.
+//!
+//! All runs take turns, in one network namespace, and medians are told: figures of a shared machine mean something only
+//! against each other. Kernel time is the programs' own (`kernel.bpf_stats_enabled`, put back afterwards).
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+
+use crate::{process, workspace};
+
+/// Transitions of a connection that is opened, accepted and closed, at both ends.
+const TRANSITIONS: f64 = 10.0;
+
+/// How long a tracer may take to attach.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A flood of connections beside each tracer in turn: connections left, time in the kernel, losses, CPU, memory
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Length of a run, s
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Runs of each
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Only tracers whose name contains this, and none at all
+    #[arg(long)]
+    only: Option<String>,
+    /// Connections a second; as many as can be without it
+    #[arg(long)]
+    rate: Option<u64>,
+    /// Connections that are open all the while
+    #[arg(long, default_value_t = 0)]
+    live: usize,
+    /// End connections with a RST
+    #[arg(long)]
+    aborts: bool,
+    /// Write the figures of every run here too, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Measure here, in the namespace that was made for it: this tracer and this load
+    #[arg(long, hide = true, num_args = 2, value_names = ["TRACER", "LOAD"])]
+    inside: Option<Vec<PathBuf>>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if let Some([tracer, load]) = args.inside.as_deref() {
+        return measure(args, tracer, load);
+    }
+    let built =
+        |kind: &str, name: &str| workspace::build_executable(&["--release", "--package", "tracer", kind, name], name);
+    let (tracer, load) = (built("--bin", "tracer")?, built("--example", "load")?);
+    let mut command = process::as_root("unshare")?;
+    command.args(["--net", "--"]).arg(std::env::current_exe()?).args(std::env::args_os().skip(1));
+    process::succeed(command.arg("--inside").arg(tracer).arg(load))
+}
+
+/// Something that runs beside the load.
+struct Beside {
+    name: &'static str,
+    program: PathBuf,
+    args: Vec<String>,
+}
+
+/// What one run showed.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Figures {
+    connections_per_s: f64,
+    kernel_ns_per_transition: Option<f64>,
+    cpu_s_per_million: Option<f64>,
+    peak_rss_mb: Option<f64>,
+    dropped: Option<u64>,
+    missed: Option<u64>,
+}
+
+fn besides(tracer: &Path, folder: &Path) -> Vec<Beside> {
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let file = |name: &str| folder.join(name).display().to_string();
+    let mut besides = Vec::new();
+    if let Some(bpftrace) = process::find("bpftrace") {
+        let script =
+            |action: &str| vec!["-e".to_owned(), format!("tracepoint:sock:inet_sock_set_state {{ {action} }}")];
+        let printf = script(r#"printf("%d %s %d %d %d\n", nsecs, comm, args->oldstate, args->newstate, args->dport);"#);
+        let to_file = [vec!["-o".to_owned(), file("bpftrace.txt")], printf].concat();
+        besides.push(Beside { name: "bpftrace count", program: bpftrace.clone(), args: script("@ = count();") });
+        besides.push(Beside { name: "bpftrace printf", program: bpftrace, args: to_file });
+    }
+    for name in ["tcpstates", "tcplife"] {
+        if let Some(program) = process::find(name) {
+            besides.push(Beside { name, program, args: Vec::new() });
+        }
+    }
+    let mut ours = |name, args: &str, output: Option<&str>| {
+        let mut args = words(args);
+        if let Some(output) = output {
+            args.extend(["--force".to_owned(), "-o".to_owned(), file(output)]);
+        }
+        args.extend(words("--netns self"));
+        besides.push(Beside { name, program: tracer.to_owned(), args });
+    };
+    ours("tracer record", &format!("record --force {}", file("trace.arrows")), None);
+    ours("tracer connections", "connections --format jsonl", Some("connections.jsonl"));
+    ours("tracer log jsonl", "log --format jsonl", Some("log.jsonl"));
+    ours("tracer log table", "log", Some("log.txt"));
+    ours("tracer diagnose", "diagnose --duration 1h", Some("findings.txt"));
+    besides
+}
+
+fn measure(args: &Args, tracer: &Path, load: &Path) -> Result<()> {
+    process::succeed(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+    // With few places for TIME_WAIT ports are free again at once; searching for one would be all that is measured.
+    for (name, value) in [("tcp_max_tw_buckets", "4096"), ("ip_local_port_range", "10000 65000")] {
+        write(&Path::new("/proc/sys/net/ipv4").join(name), value)?;
+    }
+    let stats = Stats::enable()?;
+    let folder = workspace::target_dir()?.join("bench");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut besides = besides(tracer, &folder);
+    besides.retain(|beside| args.only.as_ref().is_none_or(|only| beside.name.contains(only.as_str())));
+
+    let mut runs: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
+    for _ in 0..args.rounds {
+        runs.entry("none").or_default().push(one_run(args, load, None)?);
+        for beside in &besides {
+            let figures = one_run(args, load, Some(beside)).with_context(|| beside.name.to_owned())?;
+            runs.entry(beside.name).or_default().push(figures);
+        }
+    }
+    drop(stats);
+
+    let names = std::iter::once("none").chain(besides.iter().map(|beside| beside.name));
+    print(names, &runs);
+    if let Some(path) = &args.json {
+        fs::write(path, serde_json::to_vec_pretty(&runs)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn one_run(args: &Args, load: &Path, beside: Option<&Beside>) -> Result<Figures> {
+    let mut child = beside.map(Running::start).transpose()?;
+    let before = child.as_ref().map(Running::used).transpose()?;
+    let mut command = Command::new(load);
+    command.args(["--seconds", &args.seconds.to_string(), "--live", &args.live.to_string()]);
+    command.args(
+        args.rate.map(|rate| format!("--rate={rate}")).iter().flat_map(|rate| rate.split('=').map(str::to_owned)),
+    );
+    command.args(args.aborts.then_some("--aborts"));
+    let said = process::output(&mut command)?;
+    let mut numbers = said.split_whitespace().filter_map(|number| number.parse::<f64>().ok());
+    let (connections, seconds) = numbers.next().zip(numbers.next()).context("no figures from the load")?;
+    ensure!(connections > 0.0 && seconds > 0.0, "the load made no connection");
+    let mut figures = Figures { connections_per_s: connections / seconds, ..Figures::default() };
+    if let (Some(child), Some(before)) = (&mut child, before) {
+        // What is in its buffers belongs to the run.
+        thread::sleep(Duration::from_millis(300));
+        let after = child.used()?;
+        let transitions = connections * TRANSITIONS;
+        figures.kernel_ns_per_transition = Some((after.kernel_ns - before.kernel_ns) as f64 / transitions);
+        figures.cpu_s_per_million = Some((after.cpu_s - before.cpu_s) / transitions * 1e6);
+        figures.peak_rss_mb = Some(after.peak_rss_kb as f64 / 1024.0);
+        let said = child.end()?;
+        let told = |name: &str| {
+            let (_, rest) = said.lines().last()?.split_once(name)?;
+            rest.trim_start().split([',', ' ']).next()?.parse().ok()
+        };
+        (figures.dropped, figures.missed) = (told("dropped"), told("missed"));
+    }
+    Ok(figures)
+}
+
+/// Kernel time of BPF programs is counted while this lives.
+struct Stats(String);
+
+const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+impl Stats {
+    fn enable() -> Result<Self> {
+        let before = fs::read_to_string(STATS).with_context(|| format!("cannot read {STATS}"))?;
+        write(Path::new(STATS), "1")?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Stats {
+    fn drop(&mut self) {
+        let _ = fs::write(STATS, self.0.trim());
+    }
+}
+
+/// A tracer that watches.
+struct Running(Child);
+
+/// What it has used so far.
+struct Used {
+    kernel_ns: u64,
+    cpu_s: f64,
+    peak_rss_kb: u64,
+}
+
+impl Running {
+    fn start(beside: &Beside) -> Result<Self> {
+        let mut command = Command::new(&beside.program);
+        command.args(&beside.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().with_context(|| format!("cannot start {}", process::shown(&command)))?;
+        let mut running = Self(child);
+        let began = Instant::now();
+        while running.programs()?.is_empty() {
+            ensure!(running.0.try_wait()?.is_none(), "{} ended at once", process::shown(&command));
+            ensure!(began.elapsed() < PATIENCE, "waited in vain for {} to attach", process::shown(&command));
+            thread::sleep(Duration::from_millis(20));
+        }
+        // The first dump, and what else a start is.
+        thread::sleep(Duration::from_millis(500));
+        Ok(running)
+    }
+
+    /// What the kernel says of its BPF programs.
+    fn programs(&self) -> Result<Vec<String>> {
+        let folder = format!("/proc/{}/fdinfo", self.0.id());
+        let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))?.flatten();
+        let texts = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        let programs: Vec<String> = texts.filter(|text| text.contains("prog_type:")).collect();
+        // Loaded is not attached: that is a link, or a perf event.
+        let fds = fs::read_dir(format!("/proc/{}/fd", self.0.id()))?.flatten();
+        let attached = fds.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|link| {
+            let link = link.to_string_lossy();
+            link.contains("bpf_link") || link.contains("perf_event")
+        });
+        Ok(if attached { programs } else { Vec::new() })
+    }
+
+    fn used(&self) -> Result<Used> {
+        let value = |text: &str, name: &str| -> Option<u64> {
+            text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
+        };
+        // A program that several descriptors are of counts once.
+        let programs: BTreeMap<u64, u64> = self
+            .programs()?
+            .iter()
+            .filter_map(|text| Some((value(text, "prog_id:")?, value(text, "run_time_ns:").unwrap_or(0))))
+            .collect();
+        let folder = format!("/proc/{}", self.0.id());
+        let stat = fs::read_to_string(format!("{folder}/stat"))?;
+        let (_, after_name) = stat.rsplit_once(") ").context("no process")?;
+        let ticks: u64 = after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        let status = fs::read_to_string(format!("{folder}/status"))?;
+        Ok(Used {
+            kernel_ns: programs.values().sum(),
+            // USER_HZ is 100 everywhere.
+            cpu_s: ticks as f64 / 100.0,
+            peak_rss_kb: value(&status, "VmHWM:").unwrap_or(0),
+        })
+    }
+
+    /// Ends it in order; what it said on standard error.
+    fn end(&mut self) -> Result<String> {
+        process::succeed(Command::new("kill").args(["-INT", &self.0.id().to_string()]))?;
+        let mut said = String::new();
+        self.0.stderr.take().context("no standard error")?.read_to_string(&mut said)?;
+        self.0.wait()?;
+        Ok(said)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn write(path: &Path, value: &str) -> Result<()> {
+    fs::write(path, value).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+fn print<'a>(names: impl Iterator<Item = &'a str>, runs: &BTreeMap<&str, Vec<Figures>>) {
+    let of = |name: &str, pick: fn(&Figures) -> Option<f64>| {
+        median(runs.get(name).into_iter().flatten().filter_map(pick).collect())
+    };
+    let rate: fn(&Figures) -> Option<f64> = |figures| Some(figures.connections_per_s);
+    let untraced = of("none", rate).unwrap_or(f64::NAN);
+    let shown =
+        |value: Option<f64>, decimals: usize| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.decimals$}"));
+    println!(
+        "{:<20} {:>13} {:>7} {:>14} {:>9} {:>8} {:>8} {:>8}",
+        "BESIDE", "CONNECTIONS/S", "LEFT", "NS/TRANSITION", "CPU S/M", "RSS MB", "DROPPED", "MISSED"
+    );
+    for name in names {
+        let connections = of(name, rate).unwrap_or(f64::NAN);
+        println!(
+            "{name:<20} {connections:>13.0} {:>5.1} % {:>14} {:>9} {:>8} {:>8} {:>8}",
+            connections / untraced * 100.0,
+            shown(of(name, |figures| figures.kernel_ns_per_transition), 0),
+            shown(of(name, |figures| figures.cpu_s_per_million), 2),
+            shown(of(name, |figures| figures.peak_rss_mb), 0),
+            shown(of(name, |figures| figures.dropped.map(|dropped| dropped as f64)), 0),
+            shown(of(name, |figures| figures.missed.map(|missed| missed as f64)), 0),
+        );
+    }
+}
