@@ -72,8 +72,37 @@ impl From<IpAddr> for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.ip(), f)
+        match self.ip() {
+            // An address is written twice for each transition: not through the general formatter of numbers.
+            IpAddr::V4(ip) => {
+                let mut text = [0; 15];
+                f.pad(dotted(ip.octets(), &mut text))
+            }
+            IpAddr::V6(ip) => fmt::Display::fmt(&ip, f),
+        }
     }
+}
+
+/// `10.0.0.1`.
+fn dotted(octets: [u8; 4], text: &mut [u8; 15]) -> &str {
+    let mut length = 0;
+    let mut push = |byte: u8| {
+        text[length] = byte;
+        length += 1;
+    };
+    for (number, octet) in octets.into_iter().enumerate() {
+        if number > 0 {
+            push(b'.');
+        }
+        if octet >= 100 {
+            push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            push(b'0' + octet / 10 % 10);
+        }
+        push(b'0' + octet % 10);
+    }
+    std::str::from_utf8(&text[..length]).unwrap_or_default()
 }
 
 impl fmt::Debug for Address {
@@ -166,6 +195,15 @@ mod tests {
         assert_eq!(Address::from(mapped), Address::from(plain));
         assert_eq!(Address::from(mapped).to_string(), "10.1.2.3");
         assert!(Address::from(mapped).is_v4());
+    }
+
+    #[test]
+    fn every_ipv4_address_is_written_as_the_standard_library_does() {
+        for byte in 0..=255 {
+            let octets = [byte, 255 - byte, 9, 100];
+            assert_eq!(Address::v4(octets).to_string(), Ipv4Addr::from(octets).to_string());
+        }
+        assert_eq!(format!("{:<12}|", Address::v4([10, 0, 0, 1])), "10.0.0.1    |");
     }
 
     #[test]

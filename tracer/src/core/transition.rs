@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows where they come from (the kernel, a snapshot, a recording) or what they amount to (the tracker).
 
-use std::fmt::{self, Write};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -101,8 +101,12 @@ impl Comm {
 /// this goes to terminals.
 impl fmt::Display for Comm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = String::from_utf8_lossy(self.as_bytes());
+        if !name.chars().any(char::is_control) {
+            return f.pad(&name);
+        }
         let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-        String::from_utf8_lossy(self.as_bytes()).chars().try_for_each(|c| f.write_char(printable(c)))
+        f.pad(&name.chars().map(printable).collect::<String>())
     }
 }
 

@@ -64,6 +64,14 @@ pub(crate) fn append_text(column: &mut StringBuilder, value: impl Display) {
     column.append_value("");
 }
 
+/// Appends a state: by its name, where it has one, without a formatter.
+fn append_state(column: &mut StringBuilder, state: State) {
+    match state.name() {
+        Some(name) => column.append_value(name),
+        None => append_text(column, state),
+    }
+}
+
 /// Appends something as it is displayed, or null.
 pub(crate) fn append_known_text(column: &mut StringBuilder, value: Option<impl Display>) {
     match value {
@@ -151,16 +159,16 @@ impl Columns for LogColumns {
         self.local_port.append_value(record.local_port);
         append_text(&mut self.remote_addr, record.remote_addr);
         self.remote_port.append_value(record.remote_port);
-        append_text(&mut self.old_state, record.old_state);
-        append_text(&mut self.new_state, record.new_state);
+        append_state(&mut self.old_state, record.old_state);
+        append_state(&mut self.new_state, record.new_state);
         self.in_state_ns.append_option(record.in_state_ns);
         self.pid.append_option(record.pid);
         append_known_text(&mut self.comm, record.comm);
         self.uid.append_option(record.uid);
         self.inode.append_option(record.inode);
-        append_known_text(&mut self.cgroup, record.cgroup.as_ref());
+        self.cgroup.append_option(record.cgroup.as_deref());
         append_known_text(&mut self.error, record.error);
-        append_text(&mut self.origin, record.origin);
+        self.origin.append_value(record.origin.name());
     }
 
     fn arrays(&mut self) -> Vec<ArrayRef> {
@@ -295,9 +303,9 @@ impl ConnectionColumns {
         let structure = self.states.values();
         for state in &record.states {
             // The builders are those that `default` has put there.
-            structure.field_builder::<StringBuilder>(0).into_iter().for_each(|c| append_text(c, state.state));
+            structure.field_builder::<StringBuilder>(0).into_iter().for_each(|c| append_state(c, state.state));
             structure.field_builder::<U64s>(1).into_iter().for_each(|c| c.append_value(state.ns));
-            structure.field_builder::<StringBuilder>(2).into_iter().for_each(|c| append_text(c, state.certainty));
+            structure.field_builder::<StringBuilder>(2).into_iter().for_each(|c| c.append_value(state.certainty));
             structure.append(true);
         }
         self.states.append(true);
@@ -312,7 +320,7 @@ impl ConnectionColumns {
         let comm = process.map(|process| process.comm).unwrap_or_default();
         structure.field_builder::<StringBuilder>(1).into_iter().for_each(|c| append_text(c, comm));
         let source = process.map_or("", |process| process.source);
-        structure.field_builder::<StringBuilder>(2).into_iter().for_each(|c| append_text(c, source));
+        structure.field_builder::<StringBuilder>(2).into_iter().for_each(|c| c.append_value(source));
         structure.append(process.is_some());
     }
 }
@@ -334,14 +342,14 @@ impl Columns for ConnectionColumns {
         self.opened.append_option(record.opened.map(nanoseconds));
         self.ended.append_option(record.ended.map(nanoseconds));
         self.duration_ns.append_value(record.duration_ns);
-        append_text(&mut self.open, record.open);
-        append_known_text(&mut self.close, record.close);
-        append_text(&mut self.after_close, record.after_close);
+        self.open.append_value(record.open);
+        self.close.append_option(record.close);
+        self.after_close.append_value(record.after_close);
         self.append_states(record);
         self.bytes_in.append_option(record.bytes_in);
         self.bytes_out.append_option(record.bytes_out);
         self.append_process(record);
-        append_known_text(&mut self.cgroup, record.cgroup.as_ref());
+        self.cgroup.append_option(record.cgroup.as_deref());
         self.gap.append_value(record.gap);
     }
 
