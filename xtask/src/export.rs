@@ -51,7 +51,7 @@ fn environment(requirements: &Path) -> Result<PathBuf> {
     process::succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
     let mut install = Command::new(&python);
     install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]);
-    // Each of them takes an hour to compile.
+    // Where there is no wheel, better an error than a compilation that takes forever.
     install.args(["--only-binary", ":all:", "--requirement"]).arg(requirements);
     process::succeed(install.stdin(Stdio::null()))
         .context("cannot install Python's packages: this needs PyPI, or a mirror that pip is configured for")?;

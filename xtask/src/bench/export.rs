@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let numbers = [("connections", args.connections), ("seconds", args.seconds), ("rounds", args.rounds)];
         return in_namespace("export", &numbers);
     };
-    let folder = workspace::target_dir()?.join("bench-export");
+    let folder = workspace::target_dir()?.join(format!("bench-export-{}", std::process::id()));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let measured = Bench { tracer, folder: &folder }.measure(args);
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
