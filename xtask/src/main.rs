@@ -3,6 +3,7 @@
 mod bench;
 mod build_ebpf;
 mod demo;
+mod export;
 mod field;
 mod run;
 mod setup;
@@ -27,6 +28,7 @@ enum Command {
     BuildEbpf(build_ebpf::Args),
     Setup(setup::Args),
     Demo(demo::Args),
+    Export(export::Args),
     Field(field::Args),
     Bench(bench::Args),
 }
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf(args) => build_ebpf::run(&args),
         Command::Setup(args) => setup::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Field(args) => field::run(&args),
         Command::Bench(args) => bench::run(&args),
     };

@@ -1,6 +1,6 @@
-//! `cargo xtask setup`: installs what `build-ebpf` needs and the machine lacks.
+//! `cargo xtask setup`: installs what `build-ebpf` and `export` need and the machine lacks.
 //!
-//! There are two ways, and the first that works is taken: rustup's nightly with bpf-linker on that compiler's own LLVM, or
+//! For BPF programs there are two ways, and the first that works is taken: rustup's nightly with bpf-linker on that compiler's own LLVM, or
 //! (where rustup cannot download) Debian's packages, which are one matching set of compiler, library sources and LLVM.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    process,
+    export, process,
     toolchain::{BPF_LINKER, Origin, Rust, Toolchain, version},
     workspace,
 };
@@ -25,7 +25,7 @@ const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
 /// The major versions of LLVM that this bpf-linker has a feature for.
 const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
-/// Install what build-ebpf needs
+/// Install what build-ebpf and export need
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print the commands only
@@ -37,6 +37,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let steps = Steps { dry_run: args.dry_run };
+    if !export::has_python() {
+        steps.python()?;
+    }
     let missing = match Toolchain::find(args.toolchain) {
         Ok(toolchain) => {
             println!("nothing to do: BPF programs build with {toolchain}");
@@ -45,7 +49,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Err(missing) => missing,
     };
     println!("to install: {missing:#}");
-    let steps = Steps { dry_run: args.dry_run };
     let mut failed = Vec::new();
     for origin in Origin::ALL.into_iter().filter(|origin| args.toolchain.is_none_or(|only| only == *origin)) {
         let installed = match origin {
@@ -168,11 +171,22 @@ impl Steps {
                 debian_has_rustc()?;
             }
             // The names are Debian's for the compilers that its browsers are built with, newer than the release's own.
-            let mut install = process::as_root("env")?;
-            install.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "--no-install-recommends"]);
-            self.step(install.args(DEBIAN_PACKAGES))?;
+            self.apt_install(&DEBIAN_PACKAGES)?;
         }
         self.linker(Path::new(DEBIAN_LLVM), "llvm-22", None)
+    }
+
+    /// A Python that can make virtual environments.
+    fn python(&self) -> Result<()> {
+        ensure!(process::find("apt-get").is_some(), "python3 with venv is missing: install it by hand");
+        self.step(process::as_root("apt-get")?.arg("update"))?;
+        self.apt_install(&["python3-venv"])
+    }
+
+    fn apt_install(&self, packages: &[&str]) -> Result<()> {
+        let mut install = process::as_root("env")?;
+        install.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "--no-install-recommends"]);
+        self.step(install.args(packages))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test of the workspace, each with the rights it needs.
 //!
-//! Tests that load BPF programs are the integration tests of the tracer whose names start with `kernel`. They alone run as
-//! root; the rest must not depend on it, and runs as whoever calls.
+//! Tests that load BPF programs are the integration tests of the tracer whose names start with `kernel`, and the check of
+//! its exports. They alone run as root; the rest must not depend on it, and runs as whoever calls.
 
 use std::{collections::BTreeSet, path::Path, process::Command};
 
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use cargo_metadata::{Metadata, TargetKind};
 
 use crate::{
-    build_ebpf, process,
+    build_ebpf, export, process,
     provenance::{self, Provenance},
     workspace,
 };
@@ -17,16 +17,16 @@ use crate::{
 /// Run all tests; those that load BPF programs through sudo when not root
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the tests that load BPF programs
+    /// Leave out the tests that load BPF programs, and the check of exports, which traces too
     #[arg(long, conflicts_with = "only_kernel")]
     no_kernel: bool,
-    /// Run only the tests that load BPF programs
+    /// Run only the test programs that load BPF programs
     #[arg(long)]
     only_kernel: bool,
     /// Build the BPF programs first, and test with these in place of those in the tree
     #[arg(long)]
     fresh_ebpf: bool,
-    /// Passed on to the test programs
+    /// Passed on to the test programs, which then are all that runs
     #[arg(last = true)]
     args: Vec<String>,
 }
@@ -77,6 +77,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             command.envs(runner.clone());
             step(command);
         }
+    }
+    if args.no_kernel || args.only_kernel || !args.args.is_empty() {
+        println!("left out: cargo xtask export");
+    } else if let Err(error) = export::run(&export::Args {}) {
+        failed.push(format!("{error:#}"));
     }
     if !failed.is_empty() {
         bail!("tests failed: {}", failed.join("; "));

@@ -14,20 +14,21 @@ pub(super) fn header<R: Row>(to: &mut impl Write) -> io::Result<()> {
 }
 
 pub(super) fn write<R: Row>(record: &R, line: &mut Vec<u8>) -> io::Result<()> {
+    // Its members come in the order of the header.
     let Value::Object(fields) = serde_json::to_value(record)? else {
         return Err(io::Error::other("a record is an object"));
     };
-    let text = |name: &&str| match fields.get(*name) {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
+    let text = |value: Value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => text,
+        other => other.to_string(),
     };
-    let fields: Vec<String> = R::FIELDS.iter().map(text).collect();
-    write_fields(&fields, line)
+    write_fields(fields.into_iter().map(|(_, value)| text(value)), line)
 }
 
-fn write_fields<F: AsRef<[u8]>>(fields: &[F], line: &mut Vec<u8>) -> io::Result<()> {
-    let mut writer = csv::Writer::from_writer(line);
+fn write_fields<F: AsRef<[u8]>>(fields: impl IntoIterator<Item = F>, line: &mut Vec<u8>) -> io::Result<()> {
+    // A buffer of the usual size costs more than what is written into it.
+    let mut writer = csv::WriterBuilder::new().buffer_capacity(512).from_writer(line);
     writer.write_record(fields)?;
     writer.flush()
 }

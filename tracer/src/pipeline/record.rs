@@ -61,7 +61,9 @@ impl RecordView {
 
 impl View for RecordView {
     fn heard(&mut self, event: &Event, annotation: &Annotation, naming: &mut Naming) -> Result<()> {
-        let time = Time(naming.clock.unix_ns(event.mono_ns()));
+        // The clock that the metadata tells, so that a replay has the same times.
+        let clock = WallClock::from_offset_ns(self.metadata.clock_offset_ns);
+        let time = Time(clock.unix_ns(event.mono_ns()));
         let Event::Transition(transition) = event else {
             return self.recorder.event(event, None, time);
         };
@@ -69,7 +71,7 @@ impl View for RecordView {
         let raw = transition.details.map_or(0, |details| details.cgroup);
         self.recorder.cgroup(raw, || naming.cgroup(raw));
         self.recorder.cgroup(annotation.cgroup, || naming.cgroup(annotation.cgroup));
-        let shown = LogRecord::new(transition, annotation, naming.cgroup(annotation.cgroup), naming.clock);
+        let shown = LogRecord::new(transition, annotation, naming.cgroup(annotation.cgroup), clock);
         self.recorder.event(event, Some(&shown), time)
     }
 

@@ -4,18 +4,17 @@
 //! for want of descriptors.
 
 use std::{
-    fs,
     io::{self, BufRead as _, BufReader},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::{process, workspace};
+use super::{Times, in_namespace, listen, loopback, server_end, time};
+use crate::process;
 
 /// Sockets in CLOSE_WAIT that one process holds.
 const HELD: usize = 5_000;
@@ -50,28 +49,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(tracer) = &args.inside {
         return measure(args, tracer);
     }
-    let tracer = workspace::build_executable(&["--release", "--package", "tracer", "--bin", "tracer"], "tracer")?;
-    let mut command = process::as_root("unshare")?;
-    command.args(["--net", "--"]).arg(std::env::current_exe()?).args(["bench", "snapshot"]);
-    for (name, number) in [("time-wait", args.time_wait), ("close-wait", args.close_wait), ("rounds", args.rounds)] {
-        command.arg(format!("--{name}={number}"));
-    }
-    process::succeed(command.arg("--inside").arg(tracer))
+    let numbers = [("time-wait", args.time_wait), ("close-wait", args.close_wait), ("rounds", args.rounds)];
+    in_namespace("snapshot", &numbers)
 }
 
 fn measure(args: &Args, tracer: &Path) -> Result<()> {
-    process::succeed(Command::new("ip").args(["link", "set", "lo", "up"]))?;
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot listen")?;
-    let minis = args.time_wait + 2 * args.close_wait;
-    for (name, value) in [
-        ("ip_local_port_range", "10000 65000"),
-        ("tcp_max_tw_buckets", &minis.to_string()),
-        // By default loopback takes over ports in TIME_WAIT.
-        ("tcp_tw_reuse", "0"),
-    ] {
-        let path = Path::new("/proc/sys/net/ipv4").join(name);
-        fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    let listener = loopback(args.time_wait + 2 * args.close_wait)?;
     let mut holders = Vec::new();
     for begun in (0..args.close_wait).step_by(HELD) {
         holders.push(Holder::start(HELD.min(args.close_wait - begun))?);
@@ -107,7 +90,7 @@ fn measure(args: &Args, tracer: &Path) -> Result<()> {
 
 /// Makes them, says so, and waits.
 fn hold(count: usize) -> Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot listen")?;
+    let listener = listen()?;
     let stuck = (0..count).map(|number| server_end(&listener, number)).collect::<Result<Vec<_>>>()?;
     println!("{}", stuck.len());
     io::copy(&mut io::stdin(), &mut io::sink())?;
@@ -139,17 +122,6 @@ impl Drop for Holder {
     }
 }
 
-/// The server's end of a connection that its client has closed; the destinations take turns, so that there are ports.
-fn server_end(listener: &TcpListener, number: usize) -> Result<TcpStream> {
-    const DESTINATIONS: usize = 16;
-    let port = listener.local_addr()?.port();
-    let to = SocketAddr::from(([127, 0, 0, 1 + (number % DESTINATIONS) as u8], port));
-    let client = TcpStream::connect(to).with_context(|| format!("cannot connect to {to}"))?;
-    let (server, _) = listener.accept().context("cannot accept")?;
-    drop(client);
-    Ok(server)
-}
-
 fn list() -> Command {
     let mut list = Command::new("ss");
     list.arg("-tanp");
@@ -158,36 +130,4 @@ fn list() -> Command {
 
 fn in_time_wait() -> Result<usize> {
     Ok(process::output(&mut list())?.lines().filter(|line| line.starts_with("TIME-WAIT")).count())
-}
-
-fn time(command: &mut Command) -> Result<Duration> {
-    let began = Instant::now();
-    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
-    let took = began.elapsed();
-    if !status.success() {
-        bail!("{status} from {}", process::shown(command));
-    }
-    Ok(took)
-}
-
-/// How long the runs took.
-struct Times {
-    median: Duration,
-    least: Duration,
-    most: Duration,
-}
-
-impl Times {
-    fn of(mut times: Vec<Duration>) -> Result<Self> {
-        times.sort_unstable();
-        let (least, most) = times.first().zip(times.last()).context("no --rounds")?;
-        Ok(Self { median: times[times.len() / 2], least: *least, most: *most })
-    }
-}
-
-impl std::fmt::Display for Times {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        write!(f, "{:.0} ms (median; {:.0} to {:.0})", ms(self.median), ms(self.least), ms(self.most))
-    }
 }
