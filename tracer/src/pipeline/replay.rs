@@ -101,7 +101,8 @@ fn replay_part(part: &mut Part, follow: &mut Follow<'_>, until: Option<u64>, pro
             }
         }
         inputs += 1;
-        if inputs.is_multiple_of(FLUSH_EVERY) {
+        // Out of a pipe the next one may be long in coming.
+        if inputs.is_multiple_of(FLUSH_EVERY) || part.reader.has_to_read_on() {
             follow.view.flush()?;
             if follow.view.is_done() {
                 break;
