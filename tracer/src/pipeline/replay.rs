@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustc_hash::FxHashMap;
 
 use super::follow::{Follow, Followed, Naming, View};
 use crate::{
@@ -123,12 +124,18 @@ fn nanoseconds(duration: Duration) -> u64 {
 /// Opens the files, in the order of their runs.
 fn open_all(paths: &[PathBuf]) -> Result<Vec<Part>> {
     let mut parts = files::listed(paths)?.into_iter().map(open).collect::<Result<Vec<Part>>>()?;
-    // Of wall time: the monotonic clocks of two boots have nothing to do with each other.
-    let started = |part: &Part| {
-        let metadata = part.reader.metadata();
-        metadata.clock_offset_ns.saturating_add(metadata.started_ns)
-    };
-    parts.sort_by_cached_key(|part| (started(part), part.reader.metadata().part));
+    let mut began: FxHashMap<String, u64> = FxHashMap::default();
+    for part in &parts {
+        let Metadata { clock_offset_ns, started_ns, run, .. } = part.reader.metadata();
+        // Of wall time: the monotonic clocks of two boots have nothing to do with each other.
+        let started = clock_offset_ns.saturating_add(*started_ns);
+        began.entry(run.clone()).and_modify(|began| *began = started.min(*began)).or_insert(started);
+    }
+    // Run after run, also where two went on at the same time.
+    parts.sort_by_cached_key(|part| {
+        let Metadata { run, part, .. } = part.reader.metadata();
+        (began.get(run).copied(), run.clone(), *part)
+    });
     parts.dedup_by(|later, earlier| {
         let (later, earlier) = (later.reader.metadata(), earlier.reader.metadata());
         later.run == earlier.run && later.part == earlier.part
