@@ -77,8 +77,10 @@ impl FromStr for SocketFilter {
         let mut words = text.split_ascii_whitespace();
         while let Some(option) = words.next() {
             let understood = match option {
-                "--ipv4" => Some(filter.family = Some(Family::V4)),
-                "--ipv6" => Some(filter.family = Some(Family::V6)),
+                "--ipv4" | "--ipv6" => {
+                    filter.family = Some(if option == "--ipv4" { Family::V4 } else { Family::V6 });
+                    Some(())
+                }
                 "--port" => list(words.next()).map(|ports| filter.ports = ports),
                 "--local-port" => list(words.next()).map(|ports| filter.local_ports = ports),
                 "--remote-port" => list(words.next()).map(|ports| filter.remote_ports = ports),
