@@ -11,7 +11,7 @@ use crate::{
     config::Filters,
     core::{
         connection::Connection,
-        filter::Verdict,
+        filter::{SocketFilter, Verdict},
         finding::{self, Facts, Finding, NamespaceCounters, Tally, Thresholds},
         input::{Counters, Input, Loss},
         state::State,
@@ -108,6 +108,8 @@ pub(super) struct Follow<'a> {
     loss_before: Loss,
     /// Transitions that came in.
     delivered: u64,
+    /// What was lost of the runs before this one.
+    earlier: LossRecord,
     began: Option<Counters>,
     facts: Option<Box<Facts>>,
     /// The latest time that was heard of, CLOCK_MONOTONIC ns.
@@ -132,7 +134,7 @@ pub(super) struct Followed {
 impl<'a> Follow<'a> {
     pub(super) fn new(filters: Filters, limits: Limits, naming: Naming, view: &'a mut dyn View) -> Self {
         Self {
-            gate: Gate::new(filters.socket.clone()),
+            gate: Gate::new(filters.socket.clone(), SocketFilter::default()),
             filters,
             view,
             naming,
@@ -142,26 +144,40 @@ impl<'a> Follow<'a> {
             loss: Loss::default(),
             loss_before: Loss::default(),
             delivered: 0,
+            earlier: LossRecord::default(),
             began: None,
             facts: None,
             now_ns: 0,
         }
     }
 
-    /// What comes now is of another run: nothing that was known before is of any use.
-    pub(super) fn begin_run(&mut self, clock: WallClock) -> Result<()> {
+    /// What comes now is of another run, which was filtered by this: nothing that was known before is of any use.
+    pub(super) fn begin_run(&mut self, clock: WallClock, recorded: SocketFilter) -> Result<()> {
         self.hand_out_closed()?;
+        self.earlier = self.losses();
         self.tracker = Tracker::new(self.tracker.limits());
-        self.gate = Gate::new(self.filters.socket.clone());
+        self.gate = Gate::new(self.filters.socket.clone(), recorded);
         self.naming = Naming::recorded(clock);
+        (self.loss, self.loss_before, self.delivered) = (Loss::default(), Loss::default(), 0);
         (self.began, self.facts, self.now_ns) = (None, None, 0);
-        self.loss_before = Loss::default();
         Ok(())
     }
 
     /// So much had happened to events before those that come now.
     pub(super) fn lost_before(&mut self, loss: Loss) {
         self.loss_before = loss;
+    }
+
+    /// Of this run and those before it.
+    fn losses(&self) -> LossRecord {
+        let (now, before) = (self.loss, self.loss_before);
+        let dropped = now.dropped.saturating_sub(before.dropped);
+        LossRecord {
+            seen: self.earlier.seen.saturating_add(self.seen(dropped)),
+            dropped: self.earlier.dropped.saturating_add(dropped),
+            missed: self.earlier.missed.saturating_add(now.missed.saturating_sub(before.missed)),
+            repaired: self.earlier.repaired.saturating_add(self.tracker.counts().repaired),
+        }
     }
 
     /// A recording tells the name of a cgroup.
@@ -241,15 +257,8 @@ impl<'a> Follow<'a> {
     pub(super) fn finish(mut self) -> Result<Followed> {
         self.hand_out_closed()?;
         self.view.flush()?;
-        let (now, before) = (self.loss, self.loss_before);
-        let dropped = now.dropped.saturating_sub(before.dropped);
         Ok(Followed {
-            loss: LossRecord {
-                seen: self.seen(dropped),
-                dropped,
-                missed: now.missed.saturating_sub(before.missed),
-                repaired: self.tracker.counts().repaired,
-            },
+            loss: self.losses(),
             tracker: self.tracker,
             ended_ns: self.now_ns,
             naming: self.naming,

@@ -8,11 +8,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustc_hash::FxHashMap;
 
 use super::follow::{Follow, Followed, Naming, View};
 use crate::{
     config::{Sampling, Trace},
-    core::{finding::Tally, input::Input, tracker::Limits},
+    core::{
+        finding::Tally,
+        input::Input,
+        tracker::{Limits, MergeKind},
+    },
     problem::{one_line, tell},
     recording::{Ending, Metadata, Reader, Recorded, files},
     source::clock::WallClock,
@@ -55,21 +60,24 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     let mut before: Option<Metadata> = None;
     for part in &mut parts {
         let metadata = part.reader.metadata().clone();
-        if let Some(before) = &before {
-            if before.run != metadata.run {
-                follow.begin_run(WallClock::from_offset_ns(metadata.clock_offset_ns))?;
-            } else if before.part + 1 == metadata.part {
-                part.reader.goes_on();
-            } else {
-                tell(format_args!(
-                    "{}: {} file(s) before it are missing",
-                    part.path.display(),
-                    metadata.part - before.part - 1
-                ));
+        let mut follows_gap = false;
+        match before.as_ref().filter(|before| before.run == metadata.run) {
+            None => {
+                // Where a later version filters by more, first events of connections that are not in the recording show.
+                let recorded = metadata.filters.parse().unwrap_or_default();
+                follow.begin_run(WallClock::from_offset_ns(metadata.clock_offset_ns), recorded)?;
             }
+            Some(before) => match metadata.part.saturating_sub(before.part) {
+                1 => part.reader.goes_on(),
+                parts => {
+                    follows_gap = true;
+                    let missing = parts.saturating_sub(1);
+                    tell(format_args!("{}: {missing} file(s) before it are missing", part.path.display()));
+                }
+            },
         }
         let in_the_middle = metadata.part > 0 && before.as_ref().is_none_or(|before| before.run != metadata.run);
-        if let Err(error) = replay_part(part, in_the_middle, &mut follow, until, &mut progress) {
+        if let Err(error) = replay_part(part, follows_gap, in_the_middle, &mut follow, until, &mut progress) {
             damage = Some(error.context(format!("{}", part.path.display())));
             break;
         }
@@ -89,8 +97,10 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     Ok(Replayed { followed: follow.finish()?, damage })
 }
 
+/// Where files before this one are missing, its first dump is what repairs the picture.
 fn replay_part(
     part: &mut Part,
+    mut follows_gap: bool,
     in_the_middle: bool,
     follow: &mut Follow<'_>,
     until: Option<u64>,
@@ -101,7 +111,12 @@ fn replay_part(
     while let Some(recorded) = part.reader.read()? {
         match recorded {
             Recorded::Cgroup { id, path } => follow.learn_cgroup(id, path),
-            Recorded::Input(input) => {
+            Recorded::Input(mut input) => {
+                if let Input::Dump(dump) = &mut input
+                    && std::mem::take(&mut follows_gap)
+                {
+                    dump.kind = MergeKind::Resync;
+                }
                 if until.is_some_and(|until| follow.now_ns > until) && !matches!(input, Input::Loss(_)) {
                     break;
                 }
@@ -114,7 +129,8 @@ fn replay_part(
             }
         }
         inputs += 1;
-        if inputs.is_multiple_of(FLUSH_EVERY) {
+        // Out of a pipe the next one may be long in coming.
+        if inputs.is_multiple_of(FLUSH_EVERY) || part.reader.has_to_read_on() {
             follow.view.flush()?;
             if follow.view.is_done() {
                 break;
@@ -134,13 +150,29 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 /// Opens the files, in the order of their runs.
 fn open_all(paths: &[PathBuf]) -> Result<Vec<Part>> {
-    let mut parts = files::listed(paths)?.into_iter().map(open).collect::<Result<Vec<Part>>>()?;
-    // Of wall time: the monotonic clocks of two boots have nothing to do with each other.
-    let started = |part: &Part| {
-        let metadata = part.reader.metadata();
-        metadata.clock_offset_ns.saturating_add(metadata.started_ns)
-    };
-    parts.sort_by_cached_key(|part| (started(part), part.reader.metadata().part));
+    let files = files::listed(paths)?;
+    let several = files.len() > 1;
+    let mut parts = Vec::new();
+    for path in files {
+        // Its recorder had come no further. That is no reason not to read the others.
+        if several && path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0) {
+            tell(format_args!("{}: it is empty: the recorder was killed, or had no room", path.display()));
+            continue;
+        }
+        parts.push(open(path)?);
+    }
+    let mut began: FxHashMap<String, u64> = FxHashMap::default();
+    for part in &parts {
+        let Metadata { clock_offset_ns, started_ns, run, .. } = part.reader.metadata();
+        // Of wall time: the monotonic clocks of two boots have nothing to do with each other.
+        let started = clock_offset_ns.saturating_add(*started_ns);
+        began.entry(run.clone()).and_modify(|began| *began = started.min(*began)).or_insert(started);
+    }
+    // Run after run, also where two went on at the same time.
+    parts.sort_by_cached_key(|part| {
+        let Metadata { run, part, .. } = part.reader.metadata();
+        (began.get(run).copied(), run.clone(), *part)
+    });
     parts.dedup_by(|later, earlier| {
         let (later, earlier) = (later.reader.metadata(), earlier.reader.metadata());
         later.run == earlier.run && later.part == earlier.part

@@ -118,6 +118,11 @@ impl<R: Read> Reader<R> {
         self.read_bytes
     }
 
+    /// What was read so far is given out: the next thing takes more of the file, and may have to wait for it.
+    pub fn has_to_read_on(&self) -> bool {
+        self.rows.as_ref().is_none_or(|(rows, at)| *at >= rows.len())
+    }
+
     /// How the file ends, as soon as that is known.
     pub fn ending(&self) -> Option<Ending> {
         self.ending

@@ -1,0 +1,244 @@
+//! What is left of a recording whose recorder is killed, and what becomes of one that cannot keep up.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::{
+    harness::{Ended, Tracer, eventually, in_new_namespace, program, scratch},
+    load::{CLIENT, Load, SERVER},
+    loss::open_in_kernel,
+    net::{self, pair},
+    record::{record, replay},
+};
+
+/// Random numbers, others in each run; a failure tells with which it began.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        let seed = now.as_nanos() as u64 | 1;
+        eprintln!("random numbers from {seed}");
+        Self(seed)
+    }
+
+    /// xorshift64
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// The states that each socket entered, as the kernel told.
+fn paths(records: &[Value]) -> BTreeMap<u64, Vec<&str>> {
+    let mut paths: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    for record in records.iter().filter(|record| record["origin"] == "kernel") {
+        let path = paths.entry(record["cookie"].as_u64().expect("a cookie")).or_default();
+        path.push(record["new_state"].as_str().expect("a state"));
+    }
+    paths
+}
+
+/// How many steps of the way are not in a path, which has no others and none twice.
+fn left_out(path: &[&str], way: &[&str]) -> usize {
+    let mut rest = way.iter();
+    assert!(path.iter().all(|step| rest.any(|state| state == step)), "{path:?} is not the way {way:?}");
+    way.len() - path.len()
+}
+
+/// What a recording has of a load is a stretch of what happened. Returns how many transitions in between it lacks: the
+/// kernel skips one now and then, and a recorder that is killed has no time to tell.
+fn lacks(records: &[Value], made: &[[u64; 2]]) -> usize {
+    let known: BTreeSet<u64> = made.iter().flatten().copied().collect();
+    let (mut lacks, mut found) = (0, paths(records));
+    let listener = |path: &[&str]| path.iter().all(|state| ["LISTEN", "CLOSE"].contains(state));
+    for (cookie, path) in &found {
+        assert!(known.contains(cookie) || listener(path), "{cookie} was never made, and went {path:?}");
+    }
+    let paths: Vec<[Vec<&str>; 2]> =
+        made.iter().map(|ends| ends.map(|cookie| found.remove(&cookie).unwrap_or_default())).collect();
+    let is_there = |paths: &[Vec<&str>; 2]| paths.iter().any(|path| !path.is_empty());
+    let (Some(first), Some(last)) = (paths.iter().position(is_there), paths.iter().rposition(is_there)) else {
+        return 0;
+    };
+    for (number, [client, server]) in paths.iter().enumerate().take(last + 1).skip(first) {
+        let missing = left_out(client, &CLIENT) + left_out(server, &SERVER);
+        // The first one was under way already, and the last one is still.
+        lacks += if [first, last].contains(&number) { 0 } else { missing };
+    }
+    lacks
+}
+
+/// Reads what a killed recorder has left: how many transitions it has, and how many it lacks between those.
+fn read_rest(ended: &Ended, made: &[[u64; 2]]) -> (usize, usize) {
+    assert_eq!((ended.status, ended.stderr.len()), (Some(0), 2), "{:#?}", ended.stderr);
+    assert!(ended.stderr[0].contains("it has no end mark"), "{:#?}", ended.stderr);
+    let records = ended.records();
+    (records.len(), lacks(&records, made))
+}
+
+/// Of what the kernel skips, more than was ever seen; of a batch that is gone a fraction.
+fn only_skipped(lacks: usize, of: usize) {
+    assert!(lacks <= of / 50, "{lacks} of {of} transitions are missing in between");
+}
+
+#[test]
+fn a_recorder_that_is_killed_at_any_moment_leaves_what_it_has_written() {
+    const ROUNDS: usize = 2;
+    const AT_ONCE: usize = 25;
+    in_new_namespace(|| {
+        let folder = scratch(None);
+        let mut random = Random::new();
+        let mut rests = Vec::new();
+        for _ in 0..ROUNDS {
+            let files: Vec<_> = (0..AT_ONCE).map(|number| folder.join(format!("{number}.arrows"))).collect();
+            let made = Load::beside(Duration::from_millis(4), |load| {
+                let spawn = |file: &PathBuf| {
+                    Tracer::spawn(&mut program(&format!(
+                        "record --netns self --buffer 256K --force {}",
+                        file.display()
+                    )))
+                };
+                let mut recorders: Vec<Tracer> = files.iter().map(spawn).collect();
+                recorders.iter_mut().for_each(Tracer::await_attached);
+                let mut deaths: Vec<u64> = (0..AT_ONCE).map(|_| random.below(900)).collect();
+                deaths.sort_unstable();
+                let began = Instant::now();
+                for (after, recorder) in deaths.into_iter().zip(recorders) {
+                    thread::sleep(Duration::from_millis(after).saturating_sub(began.elapsed()));
+                    recorder.kill();
+                }
+                load.await_next();
+                load.made()
+            });
+            rests.extend(files.iter().map(|file| read_rest(&replay("log", file), &made)));
+        }
+        only_skipped(rests.iter().map(|(_, lacks)| lacks).sum(), rests.iter().map(|(length, _)| length).sum());
+        let with_something = rests.iter().filter(|(length, _)| *length > 0).count();
+        assert!(with_something > ROUNDS * AT_ONCE / 2, "{rests:?}");
+    });
+}
+
+/// Cut off anywhere, as after a crash of the whole machine: what is complete is read.
+#[test]
+fn a_file_that_is_cut_anywhere_is_read_up_to_there() {
+    in_new_namespace(|| {
+        let folder = scratch(None);
+        let (file, cut) = (folder.join("whole.arrows"), folder.join("cut.arrows"));
+        let recorder = record("", &file);
+        let made = Load::beside(Duration::from_millis(5), |load| {
+            let length = || fs::metadata(&file).expect("the file").len();
+            // In batches.
+            for _ in 0..3 {
+                let before = length();
+                eventually("written", || length() > before);
+            }
+            load.end();
+            load.await_next();
+            load.made()
+        });
+        recorder.interrupt().in_order();
+        let whole = fs::read(&file).expect("the recording");
+        let mut random = Random::new();
+        let mut most = 0;
+        for _ in 0..20 {
+            // The schema is what makes it a recording.
+            let schema = 8_192.min(whole.len() / 2);
+            let length = schema + random.below((whole.len() - schema - 8) as u64) as usize;
+            fs::write(&cut, &whole[..length]).expect("written");
+            let ended = replay("log", &cut);
+            let (length, lacks) = read_rest(&ended, &made);
+            only_skipped(lacks, length);
+            most = most.max(length);
+        }
+        assert!(most > 0);
+    });
+}
+
+/// How many of the drops were told while the run went on.
+fn told_at_once(ended: &Ended) -> u64 {
+    let notes = ended.stderr.iter().filter(|line| line.contains("--buffer"));
+    notes.filter_map(|line| line.split(' ').find_map(|word| word.parse::<u64>().ok())).sum()
+}
+
+fn of_kernel(records: &[Value]) -> u64 {
+    records.iter().filter(|record| record["origin"] == "kernel").count() as u64
+}
+
+#[test]
+fn a_tracer_that_is_stopped_for_five_seconds_tells_what_it_lost_and_finds_its_way_back() {
+    const STOPPED: Duration = Duration::from_secs(5);
+    const CONVERGED: Duration = Duration::from_secs(2);
+    const SMALL: &str = "--netns self --buffer 64K";
+    in_new_namespace(|| {
+        let file = scratch(None).join("recording.arrows");
+        let listener = net::listen();
+        let mut open: Vec<_> = (0..10).map(|_| pair(&listener)).collect();
+        let recorder = Tracer::start_command(&mut program(&format!("record {SMALL} {}", file.display())));
+        // The recording began before this.
+        let began = Instant::now();
+        let log = Tracer::start_command(&mut program(&format!("log --format jsonl {SMALL}")));
+        let mut tracers = [recorder, log];
+        let continued = Load::beside(Duration::ZERO, |load| {
+            eventually("under way", || load.made().len() > 100);
+            tracers.iter().for_each(|tracer| tracer.signal(Signal::SIGSTOP));
+            tracers.iter().for_each(Tracer::await_stopped);
+            let (stopped, before) = (Instant::now(), load.made().len());
+            // Connections that close and others that open while nobody listens.
+            open.drain(..5).for_each(net::close_in_order);
+            open.extend((0..5).map(|_| pair(&listener)));
+            eventually("stopped for long enough", || stopped.elapsed() >= STOPPED);
+            let meanwhile = load.made().len() - before;
+            // A tracer that blocked them would have let some hundred through.
+            assert!(meanwhile > 2_000, "the load was blocked: {meanwhile} connections in {STOPPED:?}");
+            load.end();
+            tracers.iter().for_each(|tracer| tracer.signal(Signal::SIGCONT));
+            began.elapsed()
+        });
+        tracers.iter_mut().for_each(|tracer| tracer.wait_for_note("--buffer"));
+        eventually("converged, and written", || began.elapsed() > continued + CONVERGED + Duration::from_secs(1));
+        assert!(tracers.iter_mut().all(Tracer::is_running));
+        // The recording says what was known then; at its end everything is looked at once more.
+        let until = (continued + CONVERGED).as_millis();
+        let known = replay(&format!("connections --open --duration {until}ms"), &file);
+        assert_eq!(known.status, Some(0), "{known:#?}");
+        let expected = open_in_kernel();
+        assert_eq!(expected.len(), 2 * open.len());
+        let [recorded, log] = tracers.map(Tracer::interrupt);
+        for ended in [&known, &replay("connections --open", &file)] {
+            assert_eq!(still_open(ended), expected);
+        }
+
+        let replayed = replay("log", &file);
+        for (ended, records) in [(&log, log.records()), (&recorded, replayed.records())] {
+            assert_eq!(ended.status, Some(0), "{ended:#?}");
+            let loss = ended.loss();
+            assert!(loss.dropped > 1_000, "{loss:?}");
+            assert_eq!(loss.seen - loss.dropped, of_kernel(&records), "{loss:?}");
+            assert_eq!(loss.repaired, records.len() as u64 - of_kernel(&records), "{loss:?}");
+            assert_eq!(told_at_once(ended), loss.dropped, "{:?}", ended.stderr);
+        }
+        assert_eq!(replayed.loss(), recorded.loss());
+    });
+}
+
+/// Ports of the connections that a run shows as open.
+fn still_open(ended: &Ended) -> BTreeSet<(u16, u16)> {
+    let port = |record: &Value, name: &str| u16::try_from(record[name].as_u64().expect("a number")).expect("a port");
+    let records = ended.records();
+    let open = records.iter().filter(|record| record["ended"].is_null());
+    let ports: Vec<_> = open.map(|record| (port(record, "local_port"), port(record, "remote_port"))).collect();
+    let unique: BTreeSet<_> = ports.iter().copied().collect();
+    assert_eq!(unique.len(), ports.len(), "one of them twice");
+    unique
+}
