@@ -24,6 +24,9 @@ const PROGRESS_EVERY: u64 = 65_536;
 /// Inputs between two times that a view brings out what it has.
 const FLUSH_EVERY: u64 = 4096;
 
+/// What a file may ask for: more than any host has.
+const MAX_CONNECTIONS: usize = 8 << 20;
+
 /// A file and where it lies.
 struct Part {
     path: PathBuf,
@@ -45,7 +48,8 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     let Some(first) = parts.first().map(|part| part.reader.metadata().clone()) else {
         bail!("no recording to read");
     };
-    let limits = Limits { max_connections: first.max_connections.max(1), fin_timeout_ns: first.fin_timeout_ns };
+    let max_connections = first.max_connections.clamp(1, MAX_CONNECTIONS);
+    let limits = Limits { max_connections, fin_timeout_ns: first.fin_timeout_ns };
     let naming = Naming::recorded(WallClock::from_offset_ns(first.clock_offset_ns));
     let mut follow = Follow::new(trace.filters.clone(), limits, naming, view);
     follow.tally = (trace.sampling != Sampling::Never).then(Tally::default);
@@ -56,16 +60,15 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     for part in &mut parts {
         let metadata = part.reader.metadata().clone();
         if let Some(before) = &before {
+            let path = part.path.display();
             if before.run != metadata.run {
                 follow.begin_run(WallClock::from_offset_ns(metadata.clock_offset_ns))?;
-            } else if before.part + 1 == metadata.part {
-                part.reader.goes_on();
             } else {
-                tell(format_args!(
-                    "{}: {} file(s) before it are missing",
-                    part.path.display(),
-                    metadata.part - before.part - 1
-                ));
+                match metadata.part.checked_sub(before.part) {
+                    Some(1) => part.reader.goes_on(),
+                    Some(parts @ 1..) => tell(format_args!("{path}: {} file(s) before it are missing", parts - 1)),
+                    _ => tell(format_args!("{path}: it begins later than the file that comes after it in its run")),
+                }
             }
         }
         if let Err(error) = replay_part(part, &mut follow, until, &mut progress) {
