@@ -28,8 +28,11 @@ use tracer_ebpf::{
     PORTS_EITHER, PORTS_LOCAL, PORTS_PER_ROW, PORTS_REMOTE, PortBits, Record,
 };
 
-pub use self::layout::VMLINUX_BTF;
-use self::{decode::Known, layout::KernelTypes};
+use self::layout::KernelTypes;
+pub use self::{
+    decode::{Known, RECORD_SIZE, decode},
+    layout::VMLINUX_BTF,
+};
 use crate::core::{
     filter::{Family, SocketFilter},
     input::Loss,
@@ -183,7 +186,7 @@ impl Kernel {
                 break;
             };
             count += 1;
-            if let Some(event) = decode::decode(&item, self.known) {
+            if let Some(event) = decode(&item, self.known) {
                 sink(event);
             }
         }
