@@ -78,10 +78,17 @@ fn findings_in_a_recording_of_version_1_stay_what_they_were() {
     insta::assert_snapshot!(lines(&[report, findings].concat()));
 }
 
+/// As the witness has it, but without a checksum, which would not be right.
+fn schema() -> Schema {
+    let witness = BufReader::new(File::open(witness()).expect("the witness"));
+    let mut schema = StreamReader::try_new(witness, None).expect("a plain Arrow stream").schema().as_ref().clone();
+    schema.metadata.remove("tracer.crc32");
+    schema
+}
+
 /// A file of batches, each column null that is not given.
 fn hostile(name: &str, batches: usize, columns: &[(&str, ArrayRef)]) -> PathBuf {
-    let witness = BufReader::new(File::open(witness()).expect("the witness"));
-    let schema = StreamReader::try_new(witness, None).expect("a plain Arrow stream").schema();
+    let schema = Arc::new(schema());
     let rows = columns[0].1.len();
     let fields = schema.fields().iter();
     let arrays = fields.map(|field| match columns.iter().find(|(name, _)| name == field.name()) {
@@ -121,9 +128,7 @@ fn refused(path: &Path) -> String {
 
 /// A file of the witness's run that claims to be another part of it.
 fn part(number: u64, started_ns: u64) -> PathBuf {
-    let witness = BufReader::new(File::open(witness()).expect("the witness"));
-    let mut schema = StreamReader::try_new(witness, None).expect("a plain Arrow stream").schema().as_ref().clone();
-    schema.metadata.remove("tracer.crc32");
+    let mut schema = schema();
     schema.metadata.insert("tracer.part".to_owned(), number.to_string());
     schema.metadata.insert("tracer.started_ns".to_owned(), started_ns.to_string());
     write(&format!("part-{number}.arrows"), &schema, &[])

@@ -48,11 +48,14 @@ pub(super) fn seal_schema(mut schema: Schema) -> Schema {
     schema
 }
 
-/// Compares a schema with its checksum, where it has one.
-pub(super) fn check_schema(schema: &Schema) -> Result<()> {
+/// Compares a schema with its checksum; returns whether it has one, and then so must the batches.
+pub(super) fn check_schema(schema: &Schema) -> Result<bool> {
     let said = schema.metadata().get(KEY);
-    ensure!(said.is_none_or(|said| *said == of_schema(schema)), "damaged: it differs from its checksum");
-    Ok(())
+    ensure!(
+        said.is_none_or(|said| *said == of_schema(schema)),
+        "damaged, or written anew by another program: it differs from its checksum"
+    );
+    Ok(said.is_some())
 }
 
 /// Of what is in a batch, and of where it is.
@@ -70,11 +73,14 @@ fn of_batch(batch: &RecordBatch<'_>, body: &[u8]) -> String {
     format!("{:08x}", hasher.finalize())
 }
 
-/// Compares a batch with its checksum. One that has none was written by somebody else.
-pub(super) fn check(message: &Message<'_>, batch: &RecordBatch<'_>, body: &[u8]) -> Result<()> {
+/// Compares a batch with its checksum.
+pub(super) fn check(message: &Message<'_>, batch: &RecordBatch<'_>, body: &[u8], required: bool) -> Result<()> {
     let said = message.custom_metadata().into_iter().flatten().find(|pair| pair.key() == Some(KEY));
     let said = said.and_then(|pair| pair.value());
-    ensure!(said.is_none_or(|said| said == of_batch(batch, body)), "damaged: a batch that differs from its checksum");
+    match said {
+        Some(said) => ensure!(said == of_batch(batch, body), "damaged: a batch that differs from its checksum"),
+        None => ensure!(!required, "damaged, or written anew by another program: a batch without its checksum"),
+    }
     Ok(())
 }
 

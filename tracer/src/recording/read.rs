@@ -61,6 +61,8 @@ pub struct Reader<R> {
     schema: Arc<Schema>,
     metadata: Metadata,
     layout: Layout,
+    /// Somebody else may have written it without.
+    has_checksums: bool,
     /// This file goes on where the one before it ended, so that its first dump tells nothing new.
     continues: bool,
     dumps: u64,
@@ -98,12 +100,13 @@ impl<R: Read> Reader<R> {
         };
         let schema = try_fb_to_schema(schema).context("not a recording of tracer")?;
         let metadata = Metadata::from_schema(schema.metadata())?;
-        checksum::check_schema(&schema)?;
+        let has_checksums = checksum::check_schema(&schema)?;
         Ok(Self {
             from,
             layout: Layout::of(&schema)?,
             schema: Arc::new(schema),
             metadata,
+            has_checksums,
             continues: false,
             dumps: 0,
             rows: None,
@@ -194,7 +197,7 @@ impl<R: Read> Reader<R> {
             MessageHeader::DictionaryBatch => return Ok(true),
             other => bail!("damaged: a message of another kind ({other:?})"),
         };
-        checksum::check(&head, &batch, &message.body)?;
+        checksum::check(&head, &batch, &message.body, self.has_checksums)?;
         self.layout.check(&batch, &message.body, MAX_BODY)?;
         let body = Buffer::from_vec(message.body);
         let batch =

@@ -102,6 +102,15 @@ fn each_flipped_bit_of_a_batchs_content_is_noticed() {
 }
 
 #[test]
+fn a_batch_that_has_lost_its_checksum_is_damaged() {
+    let mut file = file();
+    let at = file.windows(12).rposition(|bytes| bytes == b"tracer.crc32").expect("the last batch has one");
+    file[at] ^= 1;
+    let error = read(&file).expect("it begins as a recording").end.expect_err("it is damaged");
+    assert!(format!("{error:#}").contains("without its checksum"), "{error:#}");
+}
+
+#[test]
 fn a_changed_time_of_the_run_is_noticed() {
     let file = file();
     let offset = metadata().clock_offset_ns.to_string();
