@@ -49,7 +49,8 @@ pub fn usage_line(rendered: &str) -> String {
     format!("{} (see --help)", printable(&parts.join(" ")))
 }
 
-fn printable(text: &str) -> String {
+/// Text from outside, without control characters: it goes to terminals.
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// One thing that a trace learns.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     /// A transition or a RST.
     Event(Event),
@@ -38,7 +38,7 @@ pub enum Input {
 }
 
 /// A dump and who holds the sockets in it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Dump {
     /// What it is for.
     pub kind: MergeKind,

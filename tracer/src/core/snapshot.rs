@@ -5,7 +5,7 @@ use rustc_hash::FxHashSet;
 use super::{endpoint::Tuple, state::State};
 
 /// One dump of the kernel's TCP sockets.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// CLOCK_MONOTONIC before the first socket was read, ns.
     pub started_ns: u64,

@@ -29,6 +29,9 @@ const PROGRESS_EVERY: u64 = 65_536;
 /// Inputs between two times that a view brings out what it has.
 const FLUSH_EVERY: u64 = 4096;
 
+/// What a file may ask for: more than any host has.
+const MAX_CONNECTIONS: usize = 8 << 20;
+
 /// A file and where it lies.
 struct Part {
     path: PathBuf,
@@ -50,7 +53,8 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     let Some(first) = parts.first().map(|part| part.reader.metadata().clone()) else {
         bail!("no recording to read");
     };
-    let limits = Limits { max_connections: first.max_connections.max(1), fin_timeout_ns: first.fin_timeout_ns };
+    let max_connections = first.max_connections.clamp(1, MAX_CONNECTIONS);
+    let limits = Limits { max_connections, fin_timeout_ns: first.fin_timeout_ns };
     let naming = Naming::recorded(WallClock::from_offset_ns(first.clock_offset_ns));
     let mut follow = Follow::new(trace.filters.clone(), limits, naming, view);
     follow.tally = (trace.sampling != Sampling::Never).then(Tally::default);
@@ -69,10 +73,11 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
             }
             Some(before) => match metadata.part.saturating_sub(before.part) {
                 1 => part.reader.goes_on(),
+                // Hostile metadata: it begins later and has a lower number.
+                0 => follows_gap = true,
                 parts => {
                     follows_gap = true;
-                    let missing = parts.saturating_sub(1);
-                    tell(format_args!("{}: {missing} file(s) before it are missing", part.path.display()));
+                    tell(format_args!("{}: {} file(s) before it are missing", part.path.display(), parts - 1));
                 }
             },
         }

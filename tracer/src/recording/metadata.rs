@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::problem::printable;
+
 /// Version of the format. It changes when a reader of before would read something wrong; columns may be added without.
 pub const VERSION: u32 = 1;
 
@@ -69,7 +71,7 @@ impl Metadata {
         for (key, text) in schema {
             if let Some(key) = key.strip_prefix(PREFIX) {
                 let number = text.parse::<u64>().ok().filter(|_| numbers.contains(&key));
-                fields.insert(key.to_owned(), number.map_or_else(|| Value::String(text.clone()), Value::from));
+                fields.insert(key.to_owned(), number.map_or_else(|| Value::String(printable(text)), Value::from));
             }
         }
         serde_json::from_value(Value::Object(fields)).context("what it says of its run is damaged")

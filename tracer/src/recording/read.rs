@@ -1,7 +1,7 @@
 //! Reads recordings: an Arrow IPC stream, message by message, so that everything before a cut or a damage is given out
 //! and no length in the file is believed before its bytes are there.
 //!
-//! The file may be hostile. What arrow-rs is handed are messages whose sizes, compressed and not, have been checked.
+//! The file may be hostile: `layout` checks what arrow-rs is handed.
 
 use std::{
     collections::HashMap,
@@ -11,12 +11,17 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use arrow_buffer::Buffer;
-use arrow_ipc::{MessageHeader, convert::try_fb_to_schema, reader::RecordBatchDecoder, root_as_message};
+use arrow_ipc::{
+    Message, MessageHeader, convert::try_fb_to_schema, reader::RecordBatchDecoder, root_as_message_with_opts,
+};
 use arrow_schema::Schema;
+use flatbuffers::VerifierOptions;
 
 use super::{
+    checksum,
+    layout::Layout,
     metadata::Metadata,
-    rows::{CgroupName, Decoded, RecordingColumns, Rows},
+    rows::{CgroupName, Decoded, Rows},
 };
 use crate::core::{input::Input, snapshot::Socket, tracker::MergeKind};
 
@@ -24,8 +29,8 @@ use crate::core::{input::Input, snapshot::Socket, tracker::MergeKind};
 const MAX_HEAD: usize = 1 << 20;
 /// A batch is some megabytes, compressed and not.
 const MAX_BODY: u64 = 256 << 20;
-/// Rows of one batch.
-const MAX_ROWS: i64 = 1 << 20;
+/// Names of cgroups in one file.
+const MAX_NAMES: usize = 64 << 20;
 
 /// How a file ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,23 +60,27 @@ pub struct Reader<R> {
     from: R,
     schema: Arc<Schema>,
     metadata: Metadata,
+    layout: Layout,
+    /// Somebody else may have written it without.
+    has_checksums: bool,
     /// This file goes on where the one before it ended, so that its first dump tells nothing new.
     continues: bool,
     dumps: u64,
     rows: Option<(Rows, usize)>,
     sockets: Vec<Socket>,
+    names_bytes: usize,
     ending: Option<Ending>,
     read_bytes: u64,
 }
 
 /// A message: its head, and what belongs to it.
-struct Message {
+struct Encoded {
     head: Vec<u8>,
     body: Vec<u8>,
 }
 
 enum Next {
-    Message(Message),
+    Message(Encoded),
     End(Ending),
 }
 
@@ -82,25 +91,30 @@ impl<R: Read> Reader<R> {
         let message = match next_message(&mut from, &mut read_bytes) {
             Ok(Next::Message(message)) => message,
             Ok(Next::End(_)) => bail!("it is empty: not a recording"),
+            Err(error) if error.is::<io::Error>() => return Err(error),
             Err(_) => bail!("not a recording of tracer"),
         };
-        let head = root_as_message(&message.head).ok();
+        let head = parse(&message.head).ok();
         let Some(schema) = head.and_then(|head| head.header_as_schema()) else {
             bail!("not a recording of tracer");
         };
         let schema = try_fb_to_schema(schema).context("not a recording of tracer")?;
         let metadata = Metadata::from_schema(schema.metadata())?;
-        for field in RecordingColumns::schema().fields() {
-            let found = schema.field_with_name(field.name()).ok();
-            ensure!(
-                found.is_some_and(|found| found.data_type() == field.data_type()),
-                "damaged: its column {} is missing or of another type",
-                field.name()
-            );
-        }
-        let schema = Arc::new(schema);
-        let (dumps, sockets) = (0, Vec::new());
-        Ok(Self { from, schema, metadata, continues: false, dumps, rows: None, sockets, ending: None, read_bytes })
+        let has_checksums = checksum::check_schema(&schema)?;
+        Ok(Self {
+            from,
+            layout: Layout::of(&schema)?,
+            schema: Arc::new(schema),
+            metadata,
+            has_checksums,
+            continues: false,
+            dumps: 0,
+            rows: None,
+            sockets: Vec::new(),
+            names_bytes: 0,
+            ending: None,
+            read_bytes,
+        })
     }
 
     /// What the file says of its run.
@@ -132,7 +146,7 @@ impl<R: Read> Reader<R> {
     pub fn read(&mut self) -> Result<Option<Recorded>> {
         loop {
             let Some((rows, at)) = &mut self.rows else {
-                if self.ending.is_some() || !self.read_batch().inspect_err(|_| self.ending = Some(Ending::Cut))? {
+                if self.ending.is_some() || !self.read_message().inspect_err(|_| self.ending = Some(Ending::Cut))? {
                     return Ok(None);
                 }
                 continue;
@@ -152,7 +166,14 @@ impl<R: Read> Reader<R> {
             };
             match decoded {
                 Decoded::Nothing => {}
-                Decoded::Cgroup(CgroupName { id, path }) => return Ok(Some(Recorded::Cgroup { id, path })),
+                Decoded::Cgroup(CgroupName { id, path }) => {
+                    self.names_bytes += path.len() + size_of::<CgroupName>();
+                    if self.names_bytes > MAX_NAMES {
+                        (self.rows, self.ending) = (None, Some(Ending::Cut));
+                        bail!("damaged: names of more than {} MiB", MAX_NAMES >> 20);
+                    }
+                    return Ok(Some(Recorded::Cgroup { id, path }));
+                }
                 Decoded::Input(Input::Dump(mut dump)) => {
                     if self.dumps == 0 {
                         dump.kind = if self.continues { MergeKind::Anew } else { MergeKind::StartUp };
@@ -165,8 +186,8 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Reads the next batch; false at the end.
-    fn read_batch(&mut self) -> Result<bool> {
+    /// Reads the next message; false at the end.
+    fn read_message(&mut self) -> Result<bool> {
         let message = match next_message(&mut self.from, &mut self.read_bytes)? {
             Next::Message(message) => message,
             Next::End(ending) => {
@@ -174,46 +195,31 @@ impl<R: Read> Reader<R> {
                 return Ok(false);
             }
         };
-        let head = root_as_message(&message.head).ok().context("damaged: a message that cannot be read")?;
+        let head = parse(&message.head)?;
         let batch = match head.header_type() {
             MessageHeader::RecordBatch => head.header_as_record_batch().context("damaged: a batch that is none")?,
+            // Of a column that a later version has added.
+            MessageHeader::DictionaryBatch => return Ok(true),
             other => bail!("damaged: a message of another kind ({other:?})"),
         };
-        check_batch(&batch, &message.body)?;
+        checksum::check(&head, &batch, &message.body, self.has_checksums)?;
+        self.layout.check(&batch, &message.body, MAX_BODY)?;
         let body = Buffer::from_vec(message.body);
         let batch =
             RecordBatchDecoder::try_new(&body, batch, Arc::clone(&self.schema), &HashMap::new(), &head.version())
-                .and_then(RecordBatchDecoder::read_record_batch)
+                .and_then(|decoder| decoder.with_projection(Some(&self.layout.columns)).read_record_batch())
                 .context("damaged: a batch that cannot be read")?;
         self.rows = Some((Rows::new(&batch)?, 0));
         Ok(true)
     }
 }
 
-/// Nothing in the batch takes more room than a batch may, once it is unpacked.
-fn check_batch(batch: &arrow_ipc::RecordBatch<'_>, body: &[u8]) -> Result<()> {
-    ensure!((0..=MAX_ROWS).contains(&batch.length()), "damaged: a batch of {} rows", batch.length());
-    let mut unpacked = 0_u64;
-    for buffer in batch.buffers().into_iter().flatten() {
-        let range = usize::try_from(buffer.offset())
-            .ok()
-            .zip(usize::try_from(buffer.length()).ok())
-            .and_then(|(offset, length)| Some(offset..offset.checked_add(length)?));
-        let bytes = range.and_then(|range| body.get(range)).context("damaged: a buffer beyond the end of its batch")?;
-        if bytes.is_empty() {
-            continue;
-        }
-        let length = match (batch.compression(), bytes.first_chunk::<8>()) {
-            (None, _) => bytes.len() as u64,
-            (Some(_), None) => bail!("damaged: a buffer without its length"),
-            // -1: it is not compressed after all.
-            (Some(_), Some(length)) if i64::from_le_bytes(*length) == -1 => bytes.len() as u64,
-            (Some(_), Some(length)) => u64::from_le_bytes(*length),
-        };
-        unpacked = unpacked.saturating_add(length);
-        ensure!(unpacked <= MAX_BODY, "damaged: a batch of more than {} MiB", MAX_BODY >> 20);
-    }
-    Ok(())
+/// A message's head, which may be hostile: what it takes to read it, shared parts counted as often as they are used, is
+/// in proportion to its size.
+fn parse(head: &[u8]) -> Result<Message<'_>> {
+    let options =
+        VerifierOptions { max_tables: MAX_HEAD / 16, max_apparent_size: 4 * MAX_HEAD, ..VerifierOptions::default() };
+    root_as_message_with_opts(&options, head).ok().context("damaged: a message that cannot be read")
 }
 
 /// The next message. An end in the middle of one is the end of a file that was cut off.
@@ -234,14 +240,13 @@ fn next_message(from: &mut impl Read, read_bytes: &mut u64) -> Result<Next> {
     let Some(head) = read_bytes_of(from, u64::from(length))? else {
         return Ok(Next::End(Ending::Cut));
     };
-    let body_length = root_as_message(&head).ok().context("damaged: a message that cannot be read")?.bodyLength();
-    let body_length = u64::try_from(body_length).ok().filter(|length| *length <= MAX_BODY);
+    let body_length = u64::try_from(parse(&head)?.bodyLength()).ok().filter(|length| *length <= MAX_BODY);
     let body_length = body_length.context("damaged: a message of an impossible length")?;
     let Some(body) = read_bytes_of(from, body_length)? else {
         return Ok(Next::End(Ending::Cut));
     };
     *read_bytes += u64::from(length) + body_length;
-    Ok(Next::Message(Message { head, body }))
+    Ok(Next::Message(Encoded { head, body }))
 }
 
 fn read_u32(from: &mut impl Read) -> Result<Option<u32>> {

@@ -12,7 +12,7 @@ use arrow_array::{
     builder::{BinaryBuilder, PrimitiveBuilder, StringBuilder},
     types::{ArrowPrimitiveType, UInt8Type, UInt16Type, UInt32Type, UInt64Type},
 };
-use arrow_schema::{ArrowError, Field, Schema};
+use arrow_schema::{ArrowError, Field, FieldRef, Schema};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
@@ -35,10 +35,21 @@ use crate::{
         columns::{Columns, LogColumns, SparseRow},
         records::{LogRecord, Time},
     },
+    problem::printable,
 };
 
-/// Sockets in one dump at most: more than any host has, and less than a hostile file would like.
-const MAX_SOCKETS: usize = 8 << 20;
+/// Sockets in one dump at most: more than any host has, and less than a hostile file would like. Tests have no time for
+/// so many.
+pub(super) const MAX_SOCKETS: usize = if cfg!(test) { 100_000 } else { 8 << 20 };
+
+/// Text in the samples for the findings at most: a million sockets in trouble take less.
+const MAX_FACTS: usize = 128 << 20;
+
+/// Namespaces of one dump.
+const MAX_NETNS: usize = 1 << 16;
+
+/// Ranges of reserved ports: with more of them two would meet.
+pub(super) const MAX_RESERVED: usize = 1 << 15;
 
 /// What a row is.
 mod kind {
@@ -147,6 +158,29 @@ const EXTRA_FIELDS: [&str; 22] = [
     "last_ack_recv_ms",
     "detail",
 ];
+
+/// Columns of the log that a replay needs. The others are for people: a later version may have more of them, or fewer.
+const LOG_FIELDS_READ: [&str; 12] = [
+    "mono_ns",
+    "cookie",
+    "netns",
+    "local_addr",
+    "local_port",
+    "remote_addr",
+    "remote_port",
+    "old_state",
+    "new_state",
+    "uid",
+    "inode",
+    "origin",
+];
+
+/// The columns that [`Rows`] reads.
+pub(super) fn fields_read() -> impl Iterator<Item = FieldRef> {
+    let is_read = |name: &str| name == "kind" || LOG_FIELDS_READ.contains(&name) || EXTRA_FIELDS.contains(&name);
+    let fields: Vec<FieldRef> = RecordingColumns::schema().fields().to_vec();
+    fields.into_iter().filter(move |field| is_read(field.name()))
+}
 
 impl RecordingColumns {
     pub(super) fn schema() -> Schema {
@@ -520,14 +554,11 @@ impl Rows {
                 Input::Dump(Dump { kind: MergeKind::Resync, snapshot, holders })
             }
             kind::MINI_SOCKETS => Input::MiniSockets(self.dump(row, sockets)?.0),
-            kind::NOW => Input::Now(number(&self.mono_ns, row)),
+            kind::NOW => Input::Now(self.time(row)?),
             kind::FORGET => Input::Forget(self.socket_id(row)),
             kind::LOSS => Input::Loss(self.detail(row)?),
             kind::COUNTERS => Input::Counters(self.detail(row)?),
-            kind::FACTS => {
-                let facts: Facts = self.detail(row)?;
-                Input::Facts(Box::new(Facts { sockets: std::mem::take(sockets), ..facts }))
-            }
+            kind::FACTS => Input::Facts(Box::new(Facts { sockets: std::mem::take(sockets), ..self.facts(row)? })),
             kind::CGROUP => {
                 let (id, path) = (number(&self.cgroup_id, row), Arc::from(printable(text(&self.detail, row))));
                 return Ok(Decoded::Cgroup(CgroupName { id, path }));
@@ -540,6 +571,21 @@ impl Rows {
 
     fn detail<'a, T: Deserialize<'a>>(&'a self, row: usize) -> Result<T> {
         serde_json::from_str(text(&self.detail, row)).context("what a row says in detail cannot be read")
+    }
+
+    fn facts(&self, row: usize) -> Result<Facts> {
+        ensure!(text(&self.detail, row).len() <= MAX_FACTS, "facts of more than {} MiB", MAX_FACTS >> 20);
+        let mut facts: Facts = self.detail(row)?;
+        let reserved = facts.namespaces.values().map(|namespace| namespace.ports.reserved.len());
+        ensure!(reserved.max().is_none_or(|ranges| ranges <= MAX_RESERVED), "more reserved ports than there are");
+        for path in facts.cgroups.values_mut() {
+            *path = Arc::from(printable(path));
+        }
+        Ok(facts)
+    }
+
+    fn time(&self, row: usize) -> Result<u64> {
+        value(&self.mono_ns, row).context("a time is missing")
     }
 
     fn socket_id(&self, row: usize) -> SocketId {
@@ -572,7 +618,7 @@ impl Rows {
             retransmits: number(&self.retransmits, row),
         });
         Ok(Transition {
-            mono_ns: number(&self.mono_ns, row),
+            mono_ns: self.time(row)?,
             socket: self.socket_id(row),
             tuple,
             old: state(text(&self.old_state, row))?,
@@ -590,7 +636,7 @@ impl Rows {
 
     fn reset(&self, row: usize, direction: ResetDirection) -> Result<Reset> {
         Ok(Reset {
-            mono_ns: number(&self.mono_ns, row),
+            mono_ns: self.time(row)?,
             socket: self.socket_id(row),
             tuple: self.tuple(row)?,
             state: state(text(&self.old_state, row))?,
@@ -632,6 +678,7 @@ impl Rows {
 
     fn dump(&self, row: usize, sockets: &mut Vec<Socket>) -> Result<(Snapshot, FxHashMap<u64, Process>)> {
         let detail: DumpDetail = self.detail(row)?;
+        ensure!(detail.complete_netns.len() <= MAX_NETNS, "a dump of more than {MAX_NETNS} namespaces");
         let snapshot = Snapshot {
             started_ns: detail.started_ns,
             ended_ns: detail.ended_ns,
@@ -652,9 +699,4 @@ fn state(name: &str) -> Result<State> {
 
 fn address(text: &str) -> Result<Address> {
     IpAddr::from_str(text).map(Address::from).context("an address that is none")
-}
-
-/// The file may say anything, and this goes to terminals.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

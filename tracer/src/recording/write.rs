@@ -18,7 +18,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use rustc_hash::FxHashSet;
 
-use super::{metadata::Metadata, rows::RecordingColumns};
+use super::{checksum, metadata::Metadata, rows::RecordingColumns};
 use crate::{
     core::{
         input::Input,
@@ -88,7 +88,7 @@ impl<W: Write + Send + 'static> Recorder<W> {
     pub fn begin_part(&mut self, to: W, metadata: &Metadata) -> Result<()> {
         self.write_out()?;
         let schema = RecordingColumns::schema().with_metadata(metadata.to_schema());
-        self.schema = Arc::new(schema);
+        self.schema = Arc::new(checksum::seal_schema(schema));
         self.told_cgroups.clear();
         self.part_bytes.store(0, Ordering::Relaxed);
         self.send(Job::Part(to, Arc::clone(&self.schema)))
@@ -129,7 +129,7 @@ impl<W: Write + Send + 'static> Recorder<W> {
     /// Takes an input that is no event.
     pub fn input(&mut self, input: &Input) -> Result<()> {
         if let Input::Now(now_ns) = input {
-            self.now_ns = Some(*now_ns);
+            self.now_ns = self.now_ns.max(Some(*now_ns));
             return Ok(());
         }
         self.tell_now()?;
@@ -189,7 +189,7 @@ impl<W: Write + Send + 'static> Recorder<W> {
         Ok(())
     }
 
-    fn write_out(&mut self) -> Result<()> {
+    pub(super) fn write_out(&mut self) -> Result<()> {
         self.since = None;
         if self.columns.rows() == 0 {
             return Ok(());
@@ -228,7 +228,7 @@ fn write_jobs<W: Write>(jobs: &Receiver<Job<W>>, written: &AtomicU64) -> io::Res
             }
             Job::Batch(batch) => {
                 if let Some((to, encoder)) = &mut part {
-                    let bytes = encoder.batch(&batch)?;
+                    let bytes = checksum::seal(&encoder.batch(&batch)?)?;
                     to.write_all(&bytes)?;
                     to.flush()?;
                     written.fetch_add(bytes.len() as u64, Ordering::Relaxed);

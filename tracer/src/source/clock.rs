@@ -42,7 +42,7 @@ impl WallClock {
 
     /// From a known offset, ns.
     #[must_use]
-    pub fn from_offset_ns(offset_ns: u64) -> Self {
+    pub const fn from_offset_ns(offset_ns: u64) -> Self {
         Self { offset_ns }
     }
 

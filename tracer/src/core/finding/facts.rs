@@ -94,9 +94,16 @@ impl PortSettings {
     /// How many ports connect() can choose from.
     #[must_use]
     pub fn available(&self) -> u64 {
-        (self.range.first..=self.range.last)
-            .filter(|port| !self.reserved.iter().any(|range| (range.first..=range.last).contains(port)))
-            .count() as u64
+        let PortRange { first, last } = self.range;
+        let reserved = self.reserved.iter().map(|range| (range.first.max(first), range.last.min(last)));
+        let mut reserved: Vec<(u16, u16)> = reserved.filter(|(first, last)| first <= last).collect();
+        reserved.sort_unstable();
+        let (mut next, mut available) = (u64::from(first), 0);
+        for (first, last) in reserved {
+            available += u64::from(first).saturating_sub(next);
+            next = next.max(u64::from(last) + 1);
+        }
+        available + (u64::from(last) + 1).saturating_sub(next)
     }
 }
 
@@ -134,7 +141,7 @@ pub struct NamespaceFacts {
 }
 
 /// What a source has sampled for the findings.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// CLOCK_MONOTONIC of the sample, ns.
     pub now_ns: u64,

@@ -17,9 +17,9 @@ const AF_INET6: u16 = 10;
 
 /// What the programs can know on this kernel, which decides what a zero in a record means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Known {
+pub struct Known {
     /// Struct members could be resolved, so [`Details`] are there.
-    pub(super) details: bool,
+    pub details: bool,
 }
 
 impl From<&Layout> for Known {
@@ -28,10 +28,13 @@ impl From<&Layout> for Known {
     }
 }
 
+/// Bytes of one item of the ring buffer.
+pub const RECORD_SIZE: usize = size_of::<Record>();
+
 /// Decodes one item of the ring buffer.
 #[must_use]
-pub(super) fn decode(bytes: &[u8], known: Known) -> Option<Event> {
-    if bytes.len() != size_of::<Record>() {
+pub fn decode(bytes: &[u8], known: Known) -> Option<Event> {
+    if bytes.len() != RECORD_SIZE {
         return None;
     }
     // SAFETY: a Record consists of integers without padding, so any bytes of its size are one; the read is unaligned.
@@ -100,7 +103,7 @@ mod tests {
     const KNOWN: Known = Known { details: true };
 
     fn zeros() -> Vec<u8> {
-        vec![0; size_of::<Record>()]
+        vec![0; RECORD_SIZE]
     }
 
     #[test]
@@ -137,7 +140,7 @@ mod tests {
         }
 
         #[test]
-        fn any_record_decodes_without_a_panic(mut bytes in prop::collection::vec(any::<u8>(), size_of::<Record>())) {
+        fn any_record_decodes_without_a_panic(mut bytes in prop::collection::vec(any::<u8>(), RECORD_SIZE)) {
             bytes[142] %= 3;
             prop_assert!(decode(&bytes, KNOWN).is_some());
         }

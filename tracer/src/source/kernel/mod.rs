@@ -30,8 +30,11 @@ use tracer_ebpf::{
     PORTS_EITHER, PORTS_LOCAL, PORTS_PER_ROW, PORTS_REMOTE, PortBits, Record,
 };
 
-pub use self::layout::VMLINUX_BTF;
-use self::{decode::Known, layout::KernelTypes, ring::Ring};
+pub use self::{
+    decode::{Known, RECORD_SIZE, decode},
+    layout::VMLINUX_BTF,
+};
+use self::{layout::KernelTypes, ring::Ring};
 use crate::core::{
     filter::{Family, SocketFilter},
     input::Loss,
@@ -184,7 +187,7 @@ impl Kernel {
     pub fn drain(&mut self, limit: usize, mut sink: impl FnMut(Event)) -> Result<usize> {
         let known = self.known;
         let drained = self.events.get_mut().drain(limit, |record| {
-            if let Some(event) = decode::decode(record, known) {
+            if let Some(event) = decode(record, known) {
                 sink(event);
             }
         });

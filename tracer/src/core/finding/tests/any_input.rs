@@ -166,6 +166,14 @@ fn judged(facts: &Facts, tracker: &Tracker, tally: &Tally, thresholds: &Threshol
 
 proptest! {
     #[test]
+    fn the_ports_that_are_available_are_those_not_reserved(settings in port_settings()) {
+        let PortSettings { range, reserved, .. } = &settings;
+        let is_reserved = |port: &u16| reserved.iter().any(|range| (range.first..=range.last).contains(port));
+        let available = (range.first..=range.last).filter(|port| !is_reserved(port)).count();
+        prop_assert_eq!(settings.available(), available as u64);
+    }
+
+    #[test]
     fn no_detector_panics(
         facts in facts(),
         sockets in prop::collection::vec(socket(), 0..30),
