@@ -73,11 +73,10 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
             }
             Some(before) => match metadata.part.saturating_sub(before.part) {
                 1 => part.reader.goes_on(),
-                // Hostile metadata: it begins later and has a lower number.
-                0 => follows_gap = true,
                 parts => {
                     follows_gap = true;
-                    tell(format_args!("{}: {} file(s) before it are missing", part.path.display(), parts - 1));
+                    let missing = parts.saturating_sub(1);
+                    tell(format_args!("{}: {missing} file(s) before it are missing", part.path.display()));
                 }
             },
         }
