@@ -69,8 +69,9 @@ pub trait Row: Serialize + Sized {
 /// Records in a batch at most.
 pub(crate) const BATCH_ROWS: usize = 65_536;
 
-/// A batch that is not full is written after this time.
-pub(crate) const BATCH_AGE: Duration = Duration::from_millis(500);
+/// A batch that is not full is written after this time: within a second of its first record, and no sooner, for each has
+/// some kilobytes of its own.
+pub(crate) const BATCH_AGE: Duration = Duration::from_millis(800);
 
 /// Writes records of one kind in one format.
 pub struct Writer<R: Row, W: Write + Send>(Form<R, W>);
