@@ -142,8 +142,7 @@ fn parts_of_a_run_may_be_numbered_in_any_way() {
     assert!(output.status.success(), "{output:?}");
     let told = String::from_utf8(output.stderr).expect("UTF-8");
     assert!(told.contains("part-7.arrows: 3 file(s) before it are missing"), "{told}");
-    let missing = u64::MAX - 8;
-    assert!(told.contains(&format!(".arrows: {missing} file(s) before it are missing")), "{told}");
+    assert!(told.contains("18446744073709551607 file(s) before it are missing"), "{told}");
 }
 
 #[test]

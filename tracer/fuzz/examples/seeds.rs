@@ -1,5 +1,5 @@
 //! Cuts a recording into small ones to begin with: neither compressed nor with checksums, so that a mutation of them is
-//! still read. `cargo run --example seeds -- ../tests/data/v1.arrows corpus/recording`
+//! still read. `cargo +nightly run --example seeds -- ../tests/data/v1.arrows corpus/recording`
 
 use std::{error::Error, fs::File, path::Path, sync::Arc};
 

@@ -8,7 +8,9 @@ use libfuzzer_sys::fuzz_target;
 use tracer::core::{
     connection::{Process, ProcessSource},
     endpoint::{Address, Endpoint, Tuple},
-    finding::{ClosedSocket, DescriptorUsage, Facts, Holder, NamespaceCounters, NamespaceFacts, PortRange, PortSettings},
+    finding::{
+        ClosedSocket, DescriptorUsage, Facts, Holder, NamespaceCounters, NamespaceFacts, PortRange, PortSettings,
+    },
     input::{Dump, Input},
     snapshot::{Snapshot, Socket, SocketKind, TcpInfo},
     state::State,

@@ -114,4 +114,3 @@ fn check_ended(connection: &Connection, latest_ns: u64) {
 pub fn is_printable(line: &str) {
     assert!(!line.chars().any(char::is_control), "{line:?}");
 }
-
