@@ -4,7 +4,7 @@
 //! cannot be decided yet, because a port is still 0, is [`Verdict::NotYet`], and the caller keeps the event until it
 //! can: a connection's first event is never lost.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 
@@ -65,6 +65,35 @@ impl fmt::Display for SocketFilter {
     }
 }
 
+/// What [`Display`](fmt::Display) has written.
+impl FromStr for SocketFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        fn list<T: FromStr>(values: Option<&str>) -> Option<Vec<T>> {
+            values?.split(',').map(|value| value.parse().ok()).collect()
+        }
+        let mut filter = Self::default();
+        let mut words = text.split_ascii_whitespace();
+        while let Some(option) = words.next() {
+            let understood = match option {
+                "--ipv4" | "--ipv6" => {
+                    filter.family = Some(if option == "--ipv4" { Family::V4 } else { Family::V6 });
+                    Some(())
+                }
+                "--port" => list(words.next()).map(|ports| filter.ports = ports),
+                "--local-port" => list(words.next()).map(|ports| filter.local_ports = ports),
+                "--remote-port" => list(words.next()).map(|ports| filter.remote_ports = ports),
+                "--address" => list(words.next()).map(|addresses| filter.addresses = addresses),
+                "--netns" => list(words.next()).map(|netns| filter.netns = netns),
+                _ => None,
+            };
+            understood.ok_or_else(|| format!("{option}: no condition on sockets"))?;
+        }
+        Ok(filter)
+    }
+}
+
 /// Whether something is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -81,7 +110,9 @@ impl Verdict {
         if condition { Self::Yes } else { Self::No }
     }
 
-    fn and(self, other: Self) -> Self {
+    /// Both have to want it.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::No, _) | (_, Self::No) => Self::No,
             (Self::NotYet, _) | (_, Self::NotYet) => Self::NotYet,
@@ -201,6 +232,24 @@ mod tests {
     fn tuple(local_port: u16, remote_port: u16) -> Tuple {
         let at = |port| Endpoint::new(Address::v4([127, 0, 0, 1]), port);
         Tuple { netns: 1, local: at(local_port), remote: at(remote_port) }
+    }
+
+    #[test]
+    fn a_filter_is_understood_as_it_is_written() {
+        let all = SocketFilter {
+            ports: vec![80, 443],
+            local_ports: vec![1],
+            remote_ports: vec![65_535],
+            addresses: vec!["10.0.0.0/8".parse().expect("a network"), "fe80::/10".parse().expect("a network")],
+            family: Some(Family::V6),
+            netns: vec![4_026_531_840],
+        };
+        for filter in [SocketFilter::default(), all, SocketFilter { family: Some(Family::V4), ..Default::default() }] {
+            assert_eq!(filter.to_string().parse(), Ok(filter));
+        }
+        for wrong in ["--port", "--port x", "--port 70000", "--pid 1", "80"] {
+            assert!(wrong.parse::<SocketFilter>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{
     config::Filters,
     core::{
         connection::Connection,
-        filter::Verdict,
+        filter::{SocketFilter, Verdict},
         finding::{self, Facts, Finding, NamespaceCounters, Tally, Thresholds},
         input::{Counters, Input, Loss},
         state::State,
@@ -104,6 +104,8 @@ pub(super) struct Follow<'a> {
     effects: Effects,
     gate: Gate,
     loss: Loss,
+    /// What was lost of the runs before this one.
+    earlier: LossRecord,
     began: Option<Counters>,
     facts: Option<Box<Facts>>,
     /// The latest time that was heard of, CLOCK_MONOTONIC ns.
@@ -128,7 +130,7 @@ pub(super) struct Followed {
 impl<'a> Follow<'a> {
     pub(super) fn new(filters: Filters, limits: Limits, naming: Naming, view: &'a mut dyn View) -> Self {
         Self {
-            gate: Gate::new(filters.socket.clone()),
+            gate: Gate::new(filters.socket.clone(), SocketFilter::default()),
             filters,
             view,
             naming,
@@ -136,20 +138,33 @@ impl<'a> Follow<'a> {
             tally: None,
             effects: Effects::default(),
             loss: Loss::default(),
+            earlier: LossRecord::default(),
             began: None,
             facts: None,
             now_ns: 0,
         }
     }
 
-    /// What comes now is of another run: nothing that was known before is of any use.
-    pub(super) fn begin_run(&mut self, clock: WallClock) -> Result<()> {
+    /// What comes now is of another run, which was filtered by this: nothing that was known before is of any use.
+    pub(super) fn begin_run(&mut self, clock: WallClock, recorded: SocketFilter) -> Result<()> {
         self.hand_out_closed()?;
+        self.earlier = self.losses();
         self.tracker = Tracker::new(self.tracker.limits());
-        self.gate = Gate::new(self.filters.socket.clone());
+        self.gate = Gate::new(self.filters.socket.clone(), recorded);
         self.naming = Naming::recorded(clock);
-        (self.began, self.facts, self.now_ns) = (None, None, 0);
+        (self.loss, self.began, self.facts, self.now_ns) = (Loss::default(), None, None, 0);
         Ok(())
+    }
+
+    /// Of this run and those before it.
+    fn losses(&self) -> LossRecord {
+        let Loss { seen, dropped, missed, resets_lost: _ } = self.loss;
+        LossRecord {
+            seen: self.earlier.seen.saturating_add(seen),
+            dropped: self.earlier.dropped.saturating_add(dropped),
+            missed: self.earlier.missed.saturating_add(missed),
+            repaired: self.earlier.repaired.saturating_add(self.tracker.counts().repaired),
+        }
     }
 
     /// A recording tells the name of a cgroup.
@@ -228,9 +243,8 @@ impl<'a> Follow<'a> {
     pub(super) fn finish(mut self) -> Result<Followed> {
         self.hand_out_closed()?;
         self.view.flush()?;
-        let Loss { seen, dropped, missed, resets_lost: _ } = self.loss;
         Ok(Followed {
-            loss: LossRecord { seen, dropped, missed, repaired: self.tracker.counts().repaired },
+            loss: self.losses(),
             tracker: self.tracker,
             ended_ns: self.now_ns,
             naming: self.naming,

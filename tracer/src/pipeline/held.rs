@@ -19,12 +19,14 @@ pub(super) type Annotated = (Transition, Annotation);
 /// Decides on transitions, and keeps those that cannot be decided.
 pub(super) struct Gate {
     filter: SocketFilter,
+    /// What the recording was filtered by, which could not always be decided at once either.
+    recorded: SocketFilter,
     held: FxHashMap<SocketKey, Vec<Annotated>>,
 }
 
 impl Gate {
-    pub(super) fn new(filter: SocketFilter) -> Self {
-        Self { filter, held: FxHashMap::default() }
+    pub(super) fn new(filter: SocketFilter, recorded: SocketFilter) -> Self {
+        Self { filter, recorded, held: FxHashMap::default() }
     }
 
     /// Whether a transition is certainly not wanted, whatever else is known of its connection. What waited goes too.
@@ -38,7 +40,8 @@ impl Gate {
 
     fn verdict(&self, transition: &Transition, tuple: &Tuple) -> Verdict {
         let listens = transition.old == State::LISTEN && transition.new == State::CLOSE;
-        self.filter.verdict(tuple, if listens { State::LISTEN } else { transition.new })
+        let state = if listens { State::LISTEN } else { transition.new };
+        self.filter.verdict(tuple, state).and(self.recorded.verdict(tuple, state))
     }
 
     /// Passes on what is wanted, in order: first what waited for this decision.
@@ -91,7 +94,8 @@ mod tests {
     }
 
     fn passed(steps: &[Transition]) -> Vec<(State, State)> {
-        let mut gate = Gate::new(SocketFilter { local_ports: vec![4000], ..SocketFilter::default() });
+        let filter = SocketFilter { local_ports: vec![4000], ..SocketFilter::default() };
+        let mut gate = Gate::new(filter, SocketFilter::default());
         let mut passed = Vec::new();
         for step in steps {
             if gate.rules_out(step) {

@@ -13,7 +13,11 @@ use rustc_hash::FxHashMap;
 use super::follow::{Follow, Followed, Naming, View};
 use crate::{
     config::{Sampling, Trace},
-    core::{finding::Tally, input::Input, tracker::Limits},
+    core::{
+        finding::Tally,
+        input::Input,
+        tracker::{Limits, MergeKind},
+    },
     problem::{one_line, tell},
     recording::{Ending, Metadata, Reader, Recorded, files},
     source::clock::WallClock,
@@ -56,20 +60,23 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     let mut before: Option<Metadata> = None;
     for part in &mut parts {
         let metadata = part.reader.metadata().clone();
-        if let Some(before) = &before {
-            if before.run != metadata.run {
-                follow.begin_run(WallClock::from_offset_ns(metadata.clock_offset_ns))?;
-            } else if before.part + 1 == metadata.part {
-                part.reader.goes_on();
-            } else {
-                tell(format_args!(
-                    "{}: {} file(s) before it are missing",
-                    part.path.display(),
-                    metadata.part - before.part - 1
-                ));
+        let mut follows_gap = false;
+        match before.as_ref().filter(|before| before.run == metadata.run) {
+            None => {
+                // Where a later version filters by more, first events of connections that are not in the recording show.
+                let recorded = metadata.filters.parse().unwrap_or_default();
+                follow.begin_run(WallClock::from_offset_ns(metadata.clock_offset_ns), recorded)?;
             }
+            Some(before) => match metadata.part.saturating_sub(before.part) {
+                1 => part.reader.goes_on(),
+                parts => {
+                    follows_gap = true;
+                    let missing = parts.saturating_sub(1);
+                    tell(format_args!("{}: {missing} file(s) before it are missing", part.path.display()));
+                }
+            },
         }
-        if let Err(error) = replay_part(part, &mut follow, until, &mut progress) {
+        if let Err(error) = replay_part(part, follows_gap, &mut follow, until, &mut progress) {
             damage = Some(error.context(format!("{}", part.path.display())));
             break;
         }
@@ -89,12 +96,24 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     Ok(Replayed { followed: follow.finish()?, damage })
 }
 
-fn replay_part(part: &mut Part, follow: &mut Follow<'_>, until: Option<u64>, progress: &mut Progress) -> Result<()> {
+/// Where files before this one are missing, its first dump is what repairs the picture.
+fn replay_part(
+    part: &mut Part,
+    mut follows_gap: bool,
+    follow: &mut Follow<'_>,
+    until: Option<u64>,
+    progress: &mut Progress,
+) -> Result<()> {
     let mut inputs = 0_u64;
     while let Some(recorded) = part.reader.read()? {
         match recorded {
             Recorded::Cgroup { id, path } => follow.learn_cgroup(id, path),
-            Recorded::Input(input) => {
+            Recorded::Input(mut input) => {
+                if let Input::Dump(dump) = &mut input
+                    && std::mem::take(&mut follows_gap)
+                {
+                    dump.kind = MergeKind::Resync;
+                }
                 if until.is_some_and(|until| follow.now_ns > until) && !matches!(input, Input::Loss(_)) {
                     break;
                 }
