@@ -134,7 +134,7 @@ pub struct RecordArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Rotation")]
     pub rotate_size: Option<u64>,
     /// Go on in a new file after this time, as 1h
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = "Rotation")]
+    #[arg(long, value_name = "TIME", value_parser = parse_period, help_heading = "Rotation")]
     pub rotate_every: Option<std::time::Duration>,
     /// Keep the latest N files only
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Rotation")]
@@ -344,6 +344,14 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     match number.saturating_mul(1 << shift) {
         0 => Err("nothing at all is too little".to_owned()),
         bytes => Ok(bytes),
+    }
+}
+
+/// How often something is done.
+fn parse_period(text: &str) -> Result<std::time::Duration, String> {
+    match humantime::parse_duration(text).map_err(|error| error.to_string())? {
+        std::time::Duration::ZERO => Err("no time at all is too little".to_owned()),
+        period => Ok(period),
     }
 }
 

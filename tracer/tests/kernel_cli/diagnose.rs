@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use socket2::SockRef;
 
 use crate::{
+    diagnosis::{Diagnosis, at_once},
     harness::{
-        Ended, Tracer, assert_fields, assert_values, eventually, in_new_namespace, mount_tmpfs, own_netns, run,
-        run_as_nobody,
+        Ended, assert_fields, assert_values, eventually, in_new_namespace, mount_tmpfs, own_netns, run, run_as_nobody,
     },
     net::{self, CLOSE_WAIT, close, count_in, local, pair},
     trouble::{in_evidence, until_it_has_lasted},
@@ -74,11 +74,6 @@ fn report(ended: &Ended) -> Value {
         }
     }
     report
-}
-
-/// Runs it on what is there now.
-pub(crate) fn at_once(args: &str) -> Ended {
-    run(&format!("diagnose --format json --netns self --buffer 1M --duration 0s {args}"))
 }
 
 /// What is found without watching.
@@ -140,7 +135,7 @@ fn each_way_to_leak_is_found_with_its_cause_and_its_descriptors() {
         (Leak::EofReadNotClosed, "eof_read_not_closed", "the FIN was read"),
     ];
     in_new_namespace(|| {
-        let tracer = Tracer::start("diagnose --format json --close-wait-age 0s --duration 10m");
+        let tracer = Diagnosis::watch("--close-wait-age 0s");
         let began = Instant::now();
         let leaked = LEAKS.map(|(leak, ..)| Leaked::new(leak, 3));
         let ended = tracer.interrupt();
@@ -255,7 +250,7 @@ fn a_healthy_server_has_no_finding() {
     in_new_namespace(|| {
         let listener = net::listen();
         let before = pair(&listener);
-        let tracer = Tracer::start("diagnose --format json --close-wait-age 0s --fail-on info --duration 10m");
+        let tracer = Diagnosis::watch("--close-wait-age 0s --fail-on info");
         let open = pair(&listener);
         net::write(&before.0, 100);
         net::write(&open.1, 100);
@@ -271,7 +266,7 @@ fn a_healthy_server_has_no_finding() {
 fn a_half_closed_connection_that_still_sends_is_no_leak() {
     const AGE: Duration = Duration::from_secs(2);
     in_new_namespace(|| {
-        let tracer = Tracer::start("diagnose --format json --close-wait-age 2s --duration 10m");
+        let tracer = Diagnosis::watch("--close-wait-age 2s");
         let leaked = Leaked::new(Leak::EofReadNotClosed, 1);
         let (client, server) = pair(&leaked.listener);
         client.shutdown(Shutdown::Write).expect("SHUT_WR");
@@ -366,7 +361,7 @@ fn a_snapshot_needs_neither_bpf_nor_privilege() {
 fn a_descriptor_that_outlives_its_connection_is_found() {
     in_new_namespace(|| {
         let listener = net::listen();
-        let tracer = Tracer::start("diagnose --format json --close-wait-age 0s --duration 10m");
+        let tracer = Diagnosis::watch("--close-wait-age 0s");
         let kept: Vec<TcpStream> = (0..3)
             .map(|_| {
                 let (client, server) = pair(&listener);
@@ -406,7 +401,7 @@ fn a_descriptor_that_outlived_its_connection_before_the_tracer_is_found() {
         let _others = never_connected(&listener);
         eventually("three seconds old", || kept_by.elapsed() > Duration::from_millis(3_200));
 
-        let live = Tracer::start("diagnose --format json --close-wait-age 3s --duration 10m");
+        let live = Diagnosis::watch("--close-wait-age 3s");
         let late = reset(&listener);
         let live = findings(&live.interrupt(), 0);
         let args = "diagnose --snapshot --format json --netns self --fail-on warning";
@@ -487,7 +482,7 @@ fn a_destination_that_uses_up_the_local_ports_is_found() {
     in_new_namespace(|| {
         let listener = net::with_ports(100);
         let remote = local(&listener);
-        let tracer = Tracer::start("diagnose --format json --port-usage 50% --fail-on warning --duration 10m");
+        let tracer = Diagnosis::watch("--port-usage 50% --fail-on warning");
         for _ in 0..60 {
             net::close_in_order(pair(&listener));
         }
@@ -518,7 +513,7 @@ fn connects_that_find_no_local_port_are_counted() {
     in_new_namespace(|| {
         let listener = net::with_ports(100);
         let remote = local(&listener);
-        let tracer = Tracer::start("diagnose --format json --fail-on critical --duration 10m");
+        let tracer = Diagnosis::watch("--fail-on critical");
         let _all: Vec<_> = (0..100).map(|_| pair(&listener)).collect();
         for _ in 0..3 {
             let error = TcpStream::connect(remote).expect_err("no port is left");

@@ -14,7 +14,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::{
     diagnose::findings,
-    harness::{PATIENCE, Tracer, assert_values, eventually, in_new_namespace},
+    diagnosis::Diagnosis,
+    harness::{PATIENCE, assert_values, eventually, in_new_namespace},
     net::{self, close, count_in, local, pair},
     trouble::{in_evidence, of_kind, until_it_has_lasted, watch},
 };
@@ -114,7 +115,7 @@ fn a_few_failed_connects_are_told_and_no_more() {
 fn descriptors_that_outlive_connections_that_were_reset_timed_out_or_killed() {
     in_new_namespace(|| {
         let listener = net::listen();
-        let tracer = Tracer::start("diagnose --format json --close-wait-age 0s --duration 10m");
+        let tracer = Diagnosis::watch("--close-wait-age 0s");
         let (reset, server) = pair(&listener);
         net::linger_zero(&server);
         close(server);

@@ -13,7 +13,9 @@ use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
 use crate::{
-    harness::{Tracer, enter_new_namespace, eventually, in_new_namespace, mount_tmpfs, own_netns, program, spawn},
+    harness::{
+        Tracer, enter_new_namespace, eventually, in_new_namespace, mount_tmpfs, own_netns, program, run, scratch, spawn,
+    },
     net::{self, close_in_order, connect_from, local, pair, sysctl},
 };
 
@@ -79,11 +81,13 @@ fn told(record: &Value) -> Value {
 
 type Filter<'a> = (String, &'a dyn Fn(&Life) -> bool);
 
-/// Runs `tracer log` and `tracer connections --open` with each filter beside an unfiltered log. `traffic` makes
-/// connections through listeners that are there already; `closed` tells how many sockets it brings to CLOSE, and what
-/// it returns stays open to the end.
+/// Runs `tracer log` and `tracer connections --open` with each filter beside an unfiltered log, and again from an
+/// unfiltered recording. `traffic` makes connections through listeners that are there already; `closed` tells how many
+/// sockets it brings to CLOSE, and what it returns stays open to the end.
 fn check<T>(filters: &[Filter<'_>], closed: usize, traffic: impl FnOnce() -> T) {
     let mut all = Tracer::log("");
+    let recording = scratch(None).join("recording.arrows");
+    let recorder = Tracer::start(&format!("record {}", recording.display()));
     let start = |(args, _): &Filter<'_>| (Tracer::log(args), Tracer::connections(&format!("--open {args}")));
     let filtered: Vec<_> = filters.iter().map(start).collect();
     let _open = traffic();
@@ -91,10 +95,15 @@ fn check<T>(filters: &[Filter<'_>], closed: usize, traffic: impl FnOnce() -> T) 
         records.iter().filter(|record| record["new_state"] == "CLOSE").count() >= closed
     });
     let ended = filtered.into_iter().map(|(log, connections)| (log.interrupt(), connections.interrupt()));
-    let ended: Vec<_> = ended.map(|(log, connections)| (log.in_order(), connections.in_order())).collect();
+    let live: Vec<_> = ended.map(|(log, connections)| (log.in_order(), connections.in_order())).collect();
+    recorder.interrupt().in_order();
+    let replay = |command: &str, args: &str| {
+        run(&format!("{command} --format jsonl {args} --from {}", recording.display())).in_order()
+    };
+    let replayed = filters.iter().map(|(args, _)| (replay("log", args), replay("connections --open", args)));
     let lives = lives(&all.interrupt().in_order().records());
 
-    for ((args, wanted), (log, connections)) in filters.iter().zip(ended) {
+    for ((args, wanted), (log, connections)) in filters.iter().zip(live).chain(filters.iter().zip(replayed)) {
         let expected: BTreeMap<u64, Vec<Value>> = lives
             .iter()
             .filter(|(_, life)| wanted(life))

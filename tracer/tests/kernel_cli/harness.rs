@@ -233,7 +233,7 @@ impl Tracer {
     }
 
     /// An attached program is a descriptor of the process that attached it; there are three.
-    fn await_attached(&mut self) {
+    pub(crate) fn await_attached(&mut self) {
         let folder = format!("/proc/{}/fd", self.child.id());
         eventually("attached", || {
             if let Some(status) = self.child.try_wait().expect("a child") {
@@ -290,6 +290,12 @@ impl Tracer {
     pub(crate) fn interrupt(self) -> Ended {
         self.signal(Signal::SIGINT);
         self.ended()
+    }
+
+    /// Ends it as the OOM killer does.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("a child");
     }
 
     /// Whether it is running.

@@ -13,8 +13,9 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    diagnose::{at_once, findings, in_snapshot},
-    harness::{Ended, Tracer, assert_values, eventually, in_new_namespace},
+    diagnose::{findings, in_snapshot},
+    diagnosis::{Diagnosis, at_once},
+    harness::{Ended, assert_values, eventually, in_new_namespace},
     net::{self, CLOSE_WAIT, TIME_WAIT, close, count_in, local, pair, sysctl},
     trouble::{in_evidence, nothing_is_found, of_kind, until_it_has_lasted, watch},
 };
@@ -41,7 +42,7 @@ fn a_proxy_with_thousands_of_close_waits_that_close_within_their_time() {
     const AGE: Duration = Duration::from_secs(3);
     const AT_ANY_MOMENT: usize = 200;
     in_new_namespace(|| {
-        let tracer = Tracer::start("diagnose --format json --close-wait-age 3s --duration 10m");
+        let tracer = Diagnosis::watch("--close-wait-age 3s");
         let listener = net::listen();
         let (client, _forgotten) = pair(&listener);
         let forgotten = local(&client);
@@ -96,7 +97,7 @@ fn a_load_test_and_a_client_that_uses_its_connections_again() {
         sysctl("tcp_max_tw_buckets", "100000");
         // Else loopback would take over the ports.
         sysctl("tcp_tw_reuse", "0");
-        let tracer = Tracer::start("diagnose --format json --port-usage 10% --duration 10m");
+        let tracer = Diagnosis::watch("--port-usage 10%");
         let began = Instant::now();
         for number in 1..=DESTINATIONS {
             let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 1, number), 0)).expect("a listener");
@@ -278,8 +279,8 @@ fn a_client_that_closes_after_a_reset() {
     });
 }
 
-fn watch_strictly() -> Tracer {
-    Tracer::start("diagnose --format json --close-wait-age 0s --duration 10m")
+fn watch_strictly() -> Diagnosis {
+    Diagnosis::watch("--close-wait-age 0s")
 }
 
 /// Without watching, too.

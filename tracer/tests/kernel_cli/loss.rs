@@ -58,7 +58,7 @@ fn dropped_transitions_are_counted_and_told() {
 }
 
 /// Open connections as the kernel lists them: their ports.
-fn open_in_kernel() -> BTreeSet<(u16, u16)> {
+pub(crate) fn open_in_kernel() -> BTreeSet<(u16, u16)> {
     let open = net::listed().into_iter().filter(|(_, _, state)| ![net::TIME_WAIT, net::LISTEN].contains(state));
     open.map(|(local, remote, _)| (local, remote)).collect()
 }

@@ -4,21 +4,29 @@
 //! What is expected here is the contract that scripts rely on. How the kernel's transitions come about, and what the
 //! tracker makes of them, is the business of the other kernel tests.
 
+mod alike;
+mod diagnosis;
 mod harness;
 mod net;
 #[path = "../support/sock_destroy.rs"]
 mod sock_destroy;
 
 mod connections;
+mod destinations;
 mod diagnose;
 mod ending;
 mod errors;
 mod failures;
 mod filters;
+mod formats;
 mod healthy;
+mod load;
 mod log;
 mod loss;
 mod processes;
+mod record;
 mod resets;
+mod rotation;
+mod survive;
 mod trouble;
 mod words;

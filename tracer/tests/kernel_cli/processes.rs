@@ -14,7 +14,8 @@ use nix::sys::resource::{Resource, setrlimit};
 use serde_json::json;
 
 use crate::{
-    diagnose::{at_once, findings},
+    diagnose::findings,
+    diagnosis::at_once,
     harness::{assert_values, eventually, in_new_namespace, spawn},
     net::{self, CLOSE_WAIT, LISTEN, close, count_in, local, pair},
     trouble::{in_evidence, nothing_is_found, of_kind, watch},

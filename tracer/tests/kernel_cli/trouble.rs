@@ -11,16 +11,17 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    diagnose::{at_once, findings, in_snapshot},
-    harness::{Ended, Tracer, assert_values, eventually, in_new_namespace},
+    diagnose::{findings, in_snapshot},
+    diagnosis::{Diagnosis, at_once},
+    harness::{Ended, assert_values, eventually, in_new_namespace},
     net::{self, close, local, pair, sysctl},
 };
 
 /// Longer than a FIN waits on any healthy host.
 const HANGING: Duration = Duration::from_millis(1_100);
 
-pub(crate) fn watch() -> Tracer {
-    Tracer::start("diagnose --format json --duration 10m")
+pub(crate) fn watch() -> Diagnosis {
+    Diagnosis::watch("")
 }
 
 /// Waits until something has lasted, which is what some findings are about.
@@ -126,7 +127,7 @@ fn many_short_connections_that_could_be_one() {
             net::close_in_order(pair(&listener));
         }
         until_it_has_lasted(WINDOW, began);
-        let churn = |tracer: Tracer, severity| {
+        let churn = |tracer: Diagnosis, severity| {
             let finding = of_kind(&tracer.interrupt(), "churn");
             assert_values(
                 &finding,
@@ -145,7 +146,7 @@ fn many_short_connections_that_could_be_one() {
 #[test]
 fn a_peer_that_does_not_close() {
     in_new_namespace(|| {
-        let tracer = Tracer::start("diagnose --format json --close-wait-age 0s --duration 10m");
+        let tracer = Diagnosis::watch("--close-wait-age 0s");
         let listener = net::listen();
         let pairs: Vec<_> = (0..3).map(|_| pair(&listener)).collect();
         pairs.iter().for_each(|(client, _)| client.shutdown(Shutdown::Write).expect("SHUT_WR"));
@@ -168,7 +169,7 @@ fn a_peer_that_does_not_close() {
 #[test]
 fn peers_that_do_not_read_and_peers_that_are_gone() {
     in_new_namespace(|| {
-        let tracer = Tracer::start("diagnose --format json --close-wait-age 0s --duration 10m");
+        let tracer = Diagnosis::watch("--close-wait-age 0s");
         let listener = net::listen();
         let not_reading: Vec<_> = (0..3).map(|_| pair(&listener)).collect();
         for (client, _) in &not_reading {
