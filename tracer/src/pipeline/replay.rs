@@ -142,7 +142,17 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 /// Opens the files, in the order of their runs.
 fn open_all(paths: &[PathBuf]) -> Result<Vec<Part>> {
-    let mut parts = files::listed(paths)?.into_iter().map(open).collect::<Result<Vec<Part>>>()?;
+    let files = files::listed(paths)?;
+    let several = files.len() > 1;
+    let mut parts = Vec::new();
+    for path in files {
+        // Its recorder had come no further. That is no reason not to read the others.
+        if several && path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0) {
+            tell(format_args!("{}: it is empty: the recorder was killed, or had no room", path.display()));
+            continue;
+        }
+        parts.push(open(path)?);
+    }
     let mut began: FxHashMap<String, u64> = FxHashMap::default();
     for part in &parts {
         let Metadata { clock_offset_ns, started_ns, run, .. } = part.reader.metadata();
