@@ -43,7 +43,8 @@ fn a_disk_that_fills_up_keeps_a_recording_that_can_be_read() {
         {
             let path = folder.join(name);
             let mut recorder = record(args, &path);
-            Load::beside(Duration::ZERO, |_| eventually("full", || !recorder.is_running()));
+            // Some batches have room.
+            Load::beside(Duration::from_millis(1), |_| eventually("full", || !recorder.is_running()));
             let stem = path.with_extension("");
             recorder.ended().failed_saying(&[&stem.display().to_string(), "No space left"]);
             let ended = replay("log", &folder.join(first));
@@ -51,8 +52,9 @@ fn a_disk_that_fills_up_keeps_a_recording_that_can_be_read() {
             assert!(ended.records().len() > 100, "{ended:#?}");
             // What was cut off is told of the file that was being written.
             let ended = replay("connections", folder);
-            assert_eq!((ended.status, ended.stderr.len()), (Some(0), 2), "{ended:#?}");
-            assert!(ended.stderr[0].contains("it has no end mark"), "{ended:#?}");
+            let (_, notes) = ended.stderr.split_last().expect("a last line");
+            let is_told = |note: &String| note.contains("it has no end mark") || note.contains("it is empty");
+            assert!(ended.status == Some(0) && !notes.is_empty() && notes.iter().all(is_told), "{ended:#?}");
             for entry in fs::read_dir(folder).expect("the folder") {
                 fs::remove_file(entry.expect("an entry").path()).expect("removed");
             }

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use crate::net::{self, close_in_order, pair};
+use crate::{
+    harness::eventually,
+    net::{self, close_in_order, pair},
+};
 
 /// What each end of a connection goes through that its client closes first.
 pub(crate) const CLIENT: [&str; 5] = ["SYN_SENT", "ESTABLISHED", "FIN_WAIT1", "FIN_WAIT2", "CLOSE"];
@@ -21,6 +24,7 @@ pub(crate) struct Load {
     /// The cookies of both ends, client and server, of each that was begun, in order.
     made: Mutex<Vec<[u64; 2]>>,
     done: AtomicBool,
+    is_over: AtomicBool,
 }
 
 impl Load {
@@ -38,6 +42,7 @@ impl Load {
                     close_in_order(ends);
                     thread::sleep(pause);
                 }
+                load.is_over.store(true, Ordering::Relaxed);
             });
             work(&load)
         })
@@ -45,6 +50,12 @@ impl Load {
 
     pub(crate) fn made(&self) -> Vec<[u64; 2]> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The one that is being made is made: nothing has happened that is not known.
+    pub(crate) fn await_next(&self) {
+        let count = self.made().len();
+        eventually("one more", || self.is_over.load(Ordering::Relaxed) || self.made().len() > count);
     }
 
     /// No more from here on, but for the one that is being made.

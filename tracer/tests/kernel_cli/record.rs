@@ -66,6 +66,8 @@ fn traffic(before: [(TcpStream, TcpStream); 2]) -> Vec<TcpStream> {
 
 #[test]
 fn a_recording_tells_what_a_trace_beside_it_saw() {
+    /// Both ends of each, and the one that is refused.
+    const CLOSED: usize = 2 + 3 * 6 + 1;
     in_new_namespace(|| {
         let file = scratch(None).join("recording.arrows");
         let before = net::listen();
@@ -74,7 +76,7 @@ fn a_recording_tells_what_a_trace_beside_it_saw() {
         let (mut log, connections) = (Tracer::log(""), Tracer::connections("--open"));
         let open = traffic(before);
         let closed = |record: &Value| record["new_state"] == "CLOSE" && record["old_state"] != "LISTEN";
-        log.wait_until("closed", |records| records.iter().filter(|record| closed(record)).count() >= 2 + 3 * 6 + 1);
+        log.wait_until("closed", |records| records.iter().filter(|record| closed(record)).count() == CLOSED);
         // What the outputs say of connections that are open is of the moment when they end.
         let live = [log, connections].map(|tracer| tracer.interrupt().in_order());
         let recorded = recorder.interrupt().in_order();

@@ -53,7 +53,6 @@ fn await_next_file(folder: &Path) {
 /// Makes connections until so many files were begun.
 fn fill(folder: &Path, count: usize) {
     Load::beside(Duration::from_millis(1), |_| await_files(folder, count));
-    await_closed();
 }
 
 fn with_port(records: &[Value], port: u16) -> Vec<&Value> {
@@ -100,7 +99,10 @@ fn files_that_are_rotated_by_time_stand_alone_and_together_are_one() {
         for file in files_in(&folder) {
             let all = replayed("connections --open", &file);
             let [one] = with_port(&all, open_before)[..] else { panic!("{}: {all:#?}", file.display()) };
-            assert_eq!((&one["open"], &one["ended"], &one["gap"]), (&"pre_existing".into(), &Value::Null, &false.into()));
+            assert_eq!(
+                (&one["open"], &one["ended"], &one["gap"]),
+                (&"pre_existing".into(), &Value::Null, &false.into())
+            );
         }
         let last = replayed("connections", files_in(&folder).last().expect("a file"));
         if let [one] = with_port(&last, over)[..] {
@@ -215,6 +217,7 @@ fn runs_side_by_side_are_read_one_after_the_other() {
         let other = folder.join("other.arrows");
         let recorders = [rotate("--rotate-every 100ms", &folder), record("--rotate-every 100ms", &other)];
         fill(&folder, 6);
+        await_closed();
         for recorder in recorders {
             recorder.interrupt().in_order();
         }
@@ -234,11 +237,11 @@ fn runs_side_by_side_are_read_one_after_the_other() {
 fn options_of_rotation_that_mean_nothing_are_refused() {
     for (args, part) in [
         ("record - --rotate-size 1M", "standard output"),
-        ("record x --keep 3", "--rotate-size"),
-        ("record x --rotate-size 0", "--rotate-size"),
-        ("record x --rotate-every soon", "--rotate-every"),
-        ("record x --rotate-every 0s", "--rotate-every"),
-        ("record x --rotate-size 1M --keep 0", "--keep"),
+        ("record /nosuch/x --keep 3", "--rotate-size"),
+        ("record /nosuch/x --rotate-size 0", "--rotate-size"),
+        ("record /nosuch/x --rotate-every soon", "--rotate-every"),
+        ("record /nosuch/x --rotate-every 0s", "--rotate-every"),
+        ("record /nosuch/x --rotate-size 1M --keep 0", "--keep"),
         ("record .. --rotate-size 1M", "file name"),
     ] {
         run(&format!("{args} --duration 0s --buffer 1M")).failed_saying(&[part]);

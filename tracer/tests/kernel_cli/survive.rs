@@ -1,8 +1,9 @@
 //! What is left of a recording whose recorder is killed, and what becomes of one that cannot keep up.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
+    path::PathBuf,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -38,88 +39,93 @@ impl Random {
     }
 }
 
-/// The states that one socket entered, in the order of the log; every step begins where the one before it ended.
-fn path_of(records: &[Value], cookie: u64) -> Vec<&str> {
-    let mut path: Vec<&str> = Vec::new();
-    for record in records.iter().filter(|record| record["cookie"] == cookie) {
-        let state = |name: &str| record[name].as_str().expect("a state");
-        if let Some(before) = path.last() {
-            assert_eq!(state("old_state"), *before, "{record}");
-        }
-        path.push(state("new_state"));
+/// The states that each socket entered, as the kernel told.
+fn paths(records: &[Value]) -> BTreeMap<u64, Vec<&str>> {
+    let mut paths: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    for record in records.iter().filter(|record| record["origin"] == "kernel") {
+        let path = paths.entry(record["cookie"].as_u64().expect("a cookie")).or_default();
+        path.push(record["new_state"].as_str().expect("a state"));
     }
-    path
+    paths
 }
 
-/// What a recording has of a load is a stretch of what happened, without anything between left out or added.
-fn assert_part_of(records: &[Value], made: &[[u64; 2]]) {
+/// How many steps of the way are not in a path, which has no others and none twice.
+fn left_out(path: &[&str], way: &[&str]) -> usize {
+    let mut rest = way.iter();
+    assert!(path.iter().all(|step| rest.any(|state| state == step)), "{path:?} is not the way {way:?}");
+    way.len() - path.len()
+}
+
+/// What a recording has of a load is a stretch of what happened. Returns how many transitions in between it lacks: the
+/// kernel skips one now and then, and a recorder that is killed has no time to tell.
+fn lacks(records: &[Value], made: &[[u64; 2]]) -> usize {
     let known: BTreeSet<u64> = made.iter().flatten().copied().collect();
-    let mut whole_or_begun = Vec::new();
-    for (number, [client, server]) in made.iter().enumerate() {
-        let paths = [path_of(records, *client), path_of(records, *server)];
-        for (path, expected) in paths.iter().zip([CLIENT, SERVER]) {
-            // One that was under way when the recorder came begins somewhere, one that was when it went ends there.
-            assert!(expected.windows(path.len().max(1)).any(|part| path.is_empty() || part == path), "{path:?}");
-        }
-        if paths[0].first() == Some(&"SYN_SENT") {
-            whole_or_begun.push((number, paths));
-        }
+    let (mut lacks, mut found) = (0, paths(records));
+    let listener = |path: &[&str]| path.iter().all(|state| ["LISTEN", "CLOSE"].contains(state));
+    for (cookie, path) in &found {
+        assert!(known.contains(cookie) || listener(path), "{cookie} was never made, and went {path:?}");
     }
-    for pair in whole_or_begun.windows(2) {
-        let [(number, paths), (next, _)] = pair else { continue };
-        assert_eq!(number + 1, *next, "one is missing in between");
-        assert_eq!([&paths[0][..], &paths[1][..]], [CLIENT, SERVER], "one is not complete that others follow");
+    let paths: Vec<[Vec<&str>; 2]> =
+        made.iter().map(|ends| ends.map(|cookie| found.remove(&cookie).unwrap_or_default())).collect();
+    let is_there = |paths: &[Vec<&str>; 2]| paths.iter().any(|path| !path.is_empty());
+    let (Some(first), Some(last)) = (paths.iter().position(is_there), paths.iter().rposition(is_there)) else {
+        return 0;
+    };
+    for (number, [client, server]) in paths.iter().enumerate().take(last + 1).skip(first) {
+        let missing = left_out(client, &CLIENT) + left_out(server, &SERVER);
+        // The first one was under way already, and the last one is still.
+        lacks += if [first, last].contains(&number) { 0 } else { missing };
     }
-    for record in records {
-        let cookie = record["cookie"].as_u64().expect("a cookie");
-        let is_listener = [&record["old_state"], &record["new_state"]].contains(&&Value::from("LISTEN"));
-        let is_child = record["old_state"] == "LISTEN" && record["new_state"] == "SYN_RECV";
-        assert!(known.contains(&cookie) || (is_listener && !is_child), "invented: {record}");
-    }
+    lacks
 }
 
-/// Reads what a killed recorder has left; how many transitions it is.
-fn read_rest(ended: &Ended, made: &[[u64; 2]]) -> usize {
+/// Reads what a killed recorder has left: how many transitions it has, and how many it lacks between those.
+fn read_rest(ended: &Ended, made: &[[u64; 2]]) -> (usize, usize) {
     assert_eq!((ended.status, ended.stderr.len()), (Some(0), 2), "{:#?}", ended.stderr);
     assert!(ended.stderr[0].contains("it has no end mark"), "{:#?}", ended.stderr);
     let records = ended.records();
-    let repaired = records.iter().any(|record| record["origin"] != "kernel");
-    // What the kernel skipped is marked, and nobody promises anything of it.
-    if !repaired && ended.loss().missed == 0 {
-        assert_part_of(&records, made);
-    }
-    records.len()
+    (records.len(), lacks(&records, made))
+}
+
+/// Of what the kernel skips, more than was ever seen; of a batch that is gone a fraction.
+fn only_skipped(lacks: usize, of: usize) {
+    assert!(lacks <= of / 50, "{lacks} of {of} transitions are missing in between");
 }
 
 #[test]
 fn a_recorder_that_is_killed_at_any_moment_leaves_what_it_has_written() {
-    const ROUNDS: usize = 5;
-    const AT_ONCE: usize = 10;
+    const ROUNDS: usize = 2;
+    const AT_ONCE: usize = 25;
     in_new_namespace(|| {
         let folder = scratch(None);
         let mut random = Random::new();
-        let mut lengths = Vec::new();
+        let mut rests = Vec::new();
         for _ in 0..ROUNDS {
             let files: Vec<_> = (0..AT_ONCE).map(|number| folder.join(format!("{number}.arrows"))).collect();
-            let made = Load::beside(Duration::from_micros(500), |load| {
-                let recorders: Vec<Tracer> = files.iter().map(|file| record("--force", file)).collect();
-                let mut deaths: Vec<(u64, Tracer)> =
-                    recorders.into_iter().map(|recorder| (random.below(1_200), recorder)).collect();
-                deaths.sort_by_key(|(after, _)| *after);
+            let made = Load::beside(Duration::from_millis(4), |load| {
+                let spawn = |file: &PathBuf| {
+                    Tracer::spawn(&mut program(&format!(
+                        "record --netns self --buffer 256K --force {}",
+                        file.display()
+                    )))
+                };
+                let mut recorders: Vec<Tracer> = files.iter().map(spawn).collect();
+                recorders.iter_mut().for_each(Tracer::await_attached);
+                let mut deaths: Vec<u64> = (0..AT_ONCE).map(|_| random.below(900)).collect();
+                deaths.sort_unstable();
                 let began = Instant::now();
-                for (after, recorder) in deaths {
+                for (after, recorder) in deaths.into_iter().zip(recorders) {
                     thread::sleep(Duration::from_millis(after).saturating_sub(began.elapsed()));
                     recorder.kill();
                 }
-                // Those that were being made are told of when they are complete.
-                let count = load.made().len();
-                eventually("one more", || load.made().len() > count);
+                load.await_next();
                 load.made()
             });
-            lengths.extend(files.iter().map(|file| read_rest(&replay("log", file), &made)));
+            rests.extend(files.iter().map(|file| read_rest(&replay("log", file), &made)));
         }
-        let with_something = lengths.iter().filter(|length| **length > 0).count();
-        assert!(with_something > ROUNDS * AT_ONCE / 4, "{lengths:?}");
+        only_skipped(rests.iter().map(|(_, lacks)| lacks).sum(), rests.iter().map(|(length, _)| length).sum());
+        let with_something = rests.iter().filter(|(length, _)| *length > 0).count();
+        assert!(with_something > ROUNDS * AT_ONCE / 2, "{rests:?}");
     });
 }
 
@@ -137,6 +143,8 @@ fn a_file_that_is_cut_anywhere_is_read_up_to_there() {
                 let before = length();
                 eventually("written", || length() > before);
             }
+            load.end();
+            load.await_next();
             load.made()
         });
         recorder.interrupt().in_order();
@@ -149,22 +157,12 @@ fn a_file_that_is_cut_anywhere_is_read_up_to_there() {
             let length = schema + random.below((whole.len() - schema - 8) as u64) as usize;
             fs::write(&cut, &whole[..length]).expect("written");
             let ended = replay("log", &cut);
-            let made: Vec<[u64; 2]> = made.iter().copied().chain(last_of(&ended, &made)).collect();
-            most = most.max(read_rest(&ended, &made));
+            let (length, lacks) = read_rest(&ended, &made);
+            only_skipped(lacks, length);
+            most = most.max(length);
         }
         assert!(most > 0);
     });
-}
-
-/// The connection that was being made when the load was asked what it had made.
-fn last_of(ended: &Ended, made: &[[u64; 2]]) -> Option<[u64; 2]> {
-    let records = ended.records();
-    let known: BTreeSet<u64> = made.iter().flatten().copied().collect();
-    let unknown = |state: &str| {
-        let mut entered = records.iter().filter(|record| record["new_state"] == state);
-        entered.find_map(|record| record["cookie"].as_u64().filter(|cookie| !known.contains(cookie)))
-    };
-    Some([unknown("SYN_SENT")?, unknown("SYN_RECV").unwrap_or(0)])
 }
 
 /// How many of the drops were told while the run went on.
