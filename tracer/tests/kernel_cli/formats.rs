@@ -1,8 +1,9 @@
 //! Parquet and Arrow files: written whole however a run ends, with the same records as the JSON lines.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use arrow_array::{Array, RecordBatch, StringArray, UInt64Array};
@@ -11,7 +12,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 use crate::{
-    harness::{Tracer, in_new_namespace, run, scratch},
+    harness::{PATIENCE, Tracer, in_new_namespace, own_netns, run, scratch},
     net::{self, close_in_order, pair},
     record::{await_closed, record, replayed},
 };
@@ -73,6 +74,30 @@ fn a_recording_as_columns_is_what_it_is_as_lines() {
                 assert_eq!(rows(format, &to, column), lines, "{args}");
             }
         }
+    });
+}
+
+/// What a reader of any program finds in the schema.
+#[test]
+fn a_recording_says_where_it_comes_from() {
+    in_new_namespace(|| {
+        let file = scratch(None).join("recording.arrows");
+        record("--port 80 -4 --count 1", &file).interrupt().in_order();
+        let reader = StreamReader::try_new(File::open(&file).expect("the file"), None).expect("an Arrow stream");
+        let schema = reader.schema();
+        let said = |key: &str| schema.metadata().get(&format!("tracer.{key}")).expect("a key").clone();
+        let system = |path: &str| fs::read_to_string(path).expect("a file").trim().to_owned();
+        assert_eq!(said("format"), "1");
+        assert_eq!(said("version"), env!("CARGO_PKG_VERSION"));
+        assert_eq!(said("host"), system("/proc/sys/kernel/hostname"));
+        assert_eq!(said("kernel"), system("/proc/sys/kernel/osrelease"));
+        assert_eq!(said("boot_id"), system("/proc/sys/kernel/random/boot_id"));
+        assert_eq!(said("filters"), format!("--port 80 --netns {} --ipv4", own_netns()));
+        let began = Duration::from_nanos(
+            ["clock_offset_ns", "started_ns"].map(|key| said(key).parse::<u64>().expect("ns")).iter().sum(),
+        );
+        let ago = UNIX_EPOCH.elapsed().expect("after 1970").saturating_sub(began);
+        assert!(ago < PATIENCE, "{ago:?}");
     });
 }
 

@@ -95,7 +95,7 @@ fn a_recording_tells_what_a_trace_beside_it_saw() {
 }
 
 #[test]
-fn counts_durations_and_namespaces_hold_for_recordings() {
+fn counts_durations_states_and_namespaces_hold_for_recordings() {
     const PAUSE: Duration = Duration::from_millis(1_500);
     in_new_namespace(|| {
         let file = scratch(None).join("recording.arrows");
@@ -119,6 +119,11 @@ fn counts_durations_and_namespaces_hold_for_recordings() {
         let until = paused + PAUSE / 2;
         let first = replayed(&format!("log --duration {}ms", until.as_millis()), &file);
         assert_eq!(first, all[..31], "until {until:?}");
+        let touches = |record: &&Value| [&record["old_state"], &record["new_state"]].contains(&&"CLOSE_WAIT".into());
+        let expected: Vec<Value> = all.iter().filter(touches).cloned().collect();
+        assert_eq!(expected.len(), 12);
+        assert_eq!(replayed("log --state CLOSE_WAIT", &file), expected);
+        assert_eq!(replayed("connections --state CLOSE_WAIT", &file).len(), 6);
         assert_eq!(replayed(&format!("log --netns {}", own_netns()), &file), all);
         assert_eq!(replayed("log --netns 1", &file), [Value::Null; 0]);
     });
@@ -202,6 +207,20 @@ fn a_recording_of_one_port_has_whole_connections_of_that_port_alone() {
             assert_eq!(wanted.len(), count);
             assert_alike_in_any_order(&wanted, &replayed(command, &files[1]));
         }
+    });
+}
+
+/// It goes by what it looks at several times a second: a recording has at least so much, and is whole.
+#[test]
+fn a_count_ends_a_recording() {
+    in_new_namespace(|| {
+        let file = scratch(None).join("recording.arrows");
+        let recorder = record("--count 15", &file);
+        let listener = net::listen();
+        (0..2).for_each(|_| close_in_order(pair(&listener)));
+        let ended = recorder.ended().in_order();
+        let count = replayed("log", &file).len() as u64;
+        assert!((15..=21).contains(&count) && ended.loss().seen == count, "{count} {ended:?}");
     });
 }
 
