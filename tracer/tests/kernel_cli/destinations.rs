@@ -37,9 +37,9 @@ fn write(command: &str, to: &Path, force: &str) -> crate::harness::Ended {
 #[test]
 fn a_disk_that_fills_up_keeps_a_recording_that_can_be_read() {
     in_new_namespace(|| {
-        let folder = scratch(Some("size=256k"));
+        let folder = scratch(Some("size=2m"));
         for (args, name, first) in
-            [("", "one.arrows", "one.arrows"), ("--rotate-size 64K", "many.arrows", "many.000000.arrows")]
+            [("", "one.arrows", "one.arrows"), ("--rotate-size 512K", "many.arrows", "many.000000.arrows")]
         {
             let path = folder.join(name);
             let mut recorder = record(args, &path);
