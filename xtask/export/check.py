@@ -145,10 +145,10 @@ class Export(unittest.TestCase):
             ended.callback(world.stdout.close)
             assert world.stdout.readline() == "ready\n", "no traffic"
             recorder = subprocess.Popen(
-                [TRACER, "record", "host.arrow", "--netns", "self"], stderr=subprocess.PIPE, text=True
+                [TRACER, "record", "host.arrows", "--netns", "self"], stderr=subprocess.PIPE, text=True
             )
             ended.callback(recorder.kill)
-            until("the first dump of sockets", lambda: "dump" in rows_so_far("host.arrow"))
+            until("the first dump of sockets", lambda: "dump" in rows_so_far("host.arrows"))
             world.stdin.write("go\n")
             world.stdin.flush()
             assert world.stdout.readline() == "done\n", "no traffic"
@@ -161,8 +161,8 @@ class Export(unittest.TestCase):
             subprocess.run(["sh", "-eu"], input=commands, check=True, text=True, env={**os.environ, "PATH": path})
         for command, options in [("log", []), ("connections", ["--open"])]:
             for form in ["csv", "jsonl", "arrow"]:
-                tracer(command, "--from", "host.arrow", *options, "--format", form, "-o", f"{command}.{form}")
-        cls.recording = pa.ipc.open_stream("host.arrow").read_all()
+                tracer(command, "--from", "host.arrows", *options, "--format", form, "-o", f"{command}.{form}")
+        cls.recording = pa.ipc.open_stream("host.arrows").read_all()
         cls.transitions = cls.recording.filter(pc.equal(cls.recording["kind"], "transition"))
 
     def lines(self, command, types):
@@ -170,7 +170,7 @@ class Export(unittest.TestCase):
 
     def test_counts(self):
         seen = int(re.search(r"^seen (\d+) transitions, dropped 0, missed 0, repaired 0$", self.told, re.M)[1])
-        counted, told_again = tracer("log", "--from", "host.arrow", "--format", "jsonl")
+        counted, told_again = tracer("log", "--from", "host.arrows", "--format", "jsonl")
         self.assertEqual(told_again, self.told)
         self.assertEqual(counted.count("\n"), seen)
         self.assertEqual(len(self.transitions), seen)
@@ -179,7 +179,7 @@ class Export(unittest.TestCase):
             self.assertEqual(count(reader), seen)
         for frame in [
             polars.read_parquet("log.parquet"), polars.read_ipc_stream("log.arrow"), polars.read_csv("log.csv"),
-            polars.read_ipc_stream("host.arrow").filter(polars.col("kind") == "transition"),
+            polars.read_ipc_stream("host.arrows").filter(polars.col("kind") == "transition"),
         ]:
             self.assertEqual(frame.height, seen)
         connections = 2 * ACCEPTED + traffic.REFUSED
@@ -241,7 +241,7 @@ class Export(unittest.TestCase):
             self.assertEqual(count(named, SHOWN_HOSTILE), traffic.HOSTILES)
         for command in ["log", "connections"]:
             for form in ["csv", "jsonl", "table"]:
-                text, _ = tracer(command, "--from", "host.arrow", "--format", form)
+                text, _ = tracer(command, "--from", "host.arrows", "--format", form)
                 self.assertIsNone(re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text), f"{command} {form}")
 
     def test_metadata_says_which_run_it_was(self):
@@ -254,7 +254,7 @@ class Export(unittest.TestCase):
 
     def test_nobody_else_may_read_it(self):
         for file in pathlib.Path().iterdir():
-            if file.suffix in {".arrow", ".parquet", ".csv", ".jsonl"}:
+            if file.suffix in {".arrow", ".arrows", ".parquet", ".csv", ".jsonl"}:
                 self.assertEqual(file.stat().st_mode & 0o777, 0o600, file)
 
     def test_the_questions_of_the_document(self):

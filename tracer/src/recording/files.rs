@@ -67,12 +67,12 @@ impl Rotated {
             .strip_prefix('.')?
             .strip_suffix(&self.extension)?
             .strip_suffix('.')
-            .filter(|number| number.len() >= 6 && number.bytes().all(|byte| byte.is_ascii_digit()))?;
+            .filter(|number| is_number(number))?;
         number.parse().ok()
     }
 }
 
-/// The files to read: a folder stands for the files in it that end in `.arrows`.
+/// The files to read: a folder stands for the recordings in it, by their names.
 pub fn listed(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
@@ -84,10 +84,10 @@ pub fn listed(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         let mut found: Vec<PathBuf> = entries
             .filter_map(Result::ok)
             .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "arrows") && path.is_file())
+            .filter(|path| is_recording(path) && path.is_file())
             .collect();
         if found.is_empty() {
-            bail!("{}: no recording (*.arrows) in this folder", path.display());
+            bail!("{}: no recording (*.arrows, or numbered by --rotate) in this folder", path.display());
         }
         found.sort();
         files.extend(found);
@@ -95,9 +95,30 @@ pub fn listed(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// `.arrows` is what Arrow streams are called; a rotated recording is known by its number, whatever the user called it.
+fn is_recording(path: &Path) -> bool {
+    let number = path.file_stem().and_then(|stem| Path::new(stem).extension()).and_then(OsStr::to_str);
+    path.extension().is_some_and(|extension| extension == "arrows") || number.is_some_and(is_number)
+}
+
+/// As [`Rotated`] writes them.
+fn is_number(text: &str) -> bool {
+    text.len() >= 6 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_s_recordings_are_known_by_their_names() {
+        for name in ["host.arrows", "trace.000001.arrow", "night.v2.000012.rec"] {
+            assert!(is_recording(Path::new(name)), "{name}");
+        }
+        for name in ["log.arrow", "log.parquet", "notes.12.txt", "000001", "arrows"] {
+            assert!(!is_recording(Path::new(name)), "{name}");
+        }
+    }
 
     #[test]
     fn only_names_of_the_same_recording_count() {
