@@ -48,6 +48,9 @@ fn in_objects(one: &Map<String, Value>, other: &Map<String, Value>) -> Option<St
         let differs = if is_sample(name) {
             let length = |value: &Value| value.as_array().map(Vec::len);
             (length(value) != length(counterpart)).then(|| format!("{value} and {counterpart}"))
+        } else if name == "sockets" {
+            // The oldest first, by a clock of milliseconds.
+            difference(&by_cookie(value), &by_cookie(counterpart))
         } else if OF_ONE_RUN.contains(&name) || (uncertain && TIMES.contains(&name)) {
             (value.is_null() != counterpart.is_null()).then(|| format!("{value} and {counterpart}"))
         } else if TIMES.contains(&name) && value.is_number() && counterpart.is_number() {
@@ -58,6 +61,13 @@ fn in_objects(one: &Map<String, Value>, other: &Map<String, Value>) -> Option<St
         };
         differs.map(|differs| format!("{name}: {differs}"))
     })
+}
+
+fn by_cookie(sockets: &Value) -> Value {
+    let mut sockets = sockets.as_array().cloned().unwrap_or_default();
+    sockets
+        .sort_by_key(|socket| (socket["cookie"].as_u64(), socket["local"].to_string(), socket["remote"].to_string()));
+    Value::Array(sockets)
 }
 
 /// The text without its times and rates (`0.1 ms`, `3s`, `70 a second`), and without what else the test's own process
