@@ -18,7 +18,9 @@ use crate::{
 
 /// Writes a trace to a recording.
 pub(super) struct RecordView {
-    recorder: Recorder<Output>,
+    /// Opened, and not begun until there is something to record: a run that cannot start leaves the file as it was.
+    first: Option<Output>,
+    recorder: Option<Recorder<Output>>,
     metadata: Metadata,
     rotation: Option<(Rotation, Rotated)>,
     part_began: Instant,
@@ -35,19 +37,26 @@ impl RecordView {
                 (rotated.next_path(), Some((rotation.clone(), rotated)))
             }
         };
-        let recorder = Recorder::new(open(path, config.overwrite)?, &metadata)?;
-        let view = Self { recorder, metadata, rotation, part_began: Instant::now(), left: config.count };
-        view.delete_oldest()?;
-        Ok(view)
+        let first = Some(open(path, config.overwrite)?);
+        Ok(Self { first, recorder: None, metadata, rotation, part_began: Instant::now(), left: config.count })
+    }
+
+    fn recorder(&mut self) -> Result<&mut Recorder<Output>> {
+        if let Some(first) = self.first.take() {
+            self.recorder = Some(Recorder::new(first, &self.metadata)?);
+            self.delete_oldest()?;
+        }
+        self.recorder.as_mut().context("the recording could not begin")
     }
 
     /// The end of the recording.
     pub(super) fn finish(self) -> Result<()> {
-        self.recorder.finish()
+        self.recorder.map_or(Ok(()), Recorder::finish)
     }
 
     fn is_due(&self, rotation: &Rotation) -> bool {
-        let too_large = rotation.bytes.is_some_and(|bytes| self.recorder.part_bytes() >= bytes);
+        let written = self.recorder.as_ref().map_or(0, Recorder::part_bytes);
+        let too_large = rotation.bytes.is_some_and(|bytes| written >= bytes);
         too_large || rotation.every.is_some_and(|every| self.part_began.elapsed() >= every)
     }
 
@@ -65,27 +74,29 @@ impl View for RecordView {
         let clock = WallClock::from_offset_ns(self.metadata.clock_offset_ns);
         let time = Time(clock.unix_ns(event.mono_ns()));
         let Event::Transition(transition) = event else {
-            return self.recorder.event(event, None, time);
+            return self.recorder()?.event(event, None, time);
         };
         self.left = self.left.map(|left| left.saturating_sub(1));
         let raw = transition.details.map_or(0, |details| details.cgroup);
-        self.recorder.cgroup(raw, || naming.cgroup(raw));
-        self.recorder.cgroup(annotation.cgroup, || naming.cgroup(annotation.cgroup));
+        let recorder = self.recorder()?;
+        recorder.cgroup(raw, || naming.cgroup(raw));
+        recorder.cgroup(annotation.cgroup, || naming.cgroup(annotation.cgroup));
         let shown = LogRecord::new(transition, annotation, naming.cgroup(annotation.cgroup), clock);
-        self.recorder.event(event, Some(&shown), time)
+        recorder.event(event, Some(&shown), time)
     }
 
     fn input(&mut self, input: &Input, naming: &mut Naming) -> Result<()> {
+        let recorder = self.recorder()?;
         if let Input::Dump(dump) = input {
             for socket in &dump.snapshot.sockets {
-                self.recorder.cgroup(socket.cgroup, || naming.cgroup(socket.cgroup));
+                recorder.cgroup(socket.cgroup, || naming.cgroup(socket.cgroup));
             }
         }
-        self.recorder.input(input)
+        recorder.input(input)
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.recorder.flush()
+        self.recorder()?.flush()
     }
 
     fn is_done(&self) -> bool {
@@ -100,7 +111,8 @@ impl View for RecordView {
         let path = rotated.next_path();
         self.metadata.part += 1;
         self.metadata.started_ns = monotonic_ns();
-        self.recorder.begin_part(open(path, false)?, &self.metadata)?;
+        let metadata = self.metadata.clone();
+        self.recorder()?.begin_part(open(path, false)?, &metadata)?;
         self.part_began = Instant::now();
         self.delete_oldest()?;
         Ok(true)

@@ -175,9 +175,11 @@ fn a_run_that_cannot_start_does_not_empty_the_file() {
         let path = scratch(None).join("yesterday");
         fs::write(&path, "precious\n").expect("written");
         mount_tmpfs("/sys/kernel/btf", None);
-        let ended = run(&format!("log --attach btf --force -o {}", path.display()));
-        ended.failed_saying(&["--attach btf"]);
-        assert_eq!(fs::read_to_string(&path).expect("text"), "precious\n");
+        for command in ["log -o", "record"] {
+            let ended = run(&format!("{command} {} --attach btf --force", path.display()));
+            ended.failed_saying(&["--attach btf"]);
+            assert_eq!(fs::read_to_string(&path).expect("text"), "precious\n", "{command}");
+        }
     });
 }
 
