@@ -111,8 +111,10 @@ fn a_recorder_that_is_killed_at_any_moment_leaves_what_it_has_written() {
                 };
                 let mut recorders: Vec<Tracer> = files.iter().map(spawn).collect();
                 recorders.iter_mut().for_each(Tracer::await_attached);
-                // Some have written by then, the others are about to.
                 let length = |file: &PathBuf| fs::metadata(file).map_or(0, |metadata| metadata.len());
+                // The schema is what makes it a recording.
+                eventually("begun", || files.iter().all(|file| length(file) > 0));
+                // Some have written by then, the others are about to.
                 let before: Vec<u64> = files.iter().map(length).collect();
                 let has_grown = |(file, before): &(&PathBuf, &u64)| length(file) > **before;
                 eventually("written", || files.iter().zip(&before).filter(has_grown).count() > AT_ONCE / 2);
