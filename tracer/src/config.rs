@@ -19,7 +19,11 @@ use crate::{
         state::State,
     },
     output::Format,
-    source::{cgroups::Cgroups, kernel::Attachment, netns},
+    source::{
+        cgroups::{self, Cgroups},
+        kernel::Attachment,
+        netns,
+    },
 };
 
 /// How long `tracer diagnose` watches.
@@ -35,7 +39,7 @@ pub struct Filters {
     /// By state; none for all.
     pub states: Vec<State>,
     /// By path of a cgroup in a recording, which tells the ids that belong to it.
-    pub recorded_cgroups: Vec<String>,
+    pub recorded_cgroups: Vec<PathBuf>,
 }
 
 /// When facts for the findings are sampled.
@@ -242,13 +246,9 @@ fn trace(args: &TraceArgs, source: &SourceArgs, filter: &FilterArgs, duration: O
 fn filters(args: &FilterArgs, recorded: bool) -> Result<Filters> {
     let netns: Result<Vec<u32>> =
         args.netns.iter().map(|text| netns::parse(text).with_context(|| format!("--netns {text}"))).collect();
-    let mut cgroups = Vec::new();
-    if recorded && !args.cgroup.is_empty() {
-        // Until the recording tells which they are: an id that no cgroup has.
-        cgroups.push(u64::MAX);
-    }
+    let mut ids = Vec::new();
     for path in args.cgroup.iter().filter(|_| !recorded) {
-        cgroups.extend(Cgroups::new().ids_below(path).with_context(|| format!("--cgroup {path}"))?);
+        ids.extend(Cgroups::new().ids_below(path).with_context(|| format!("--cgroup {path}"))?);
     }
     Ok(Filters {
         socket: SocketFilter {
@@ -263,8 +263,8 @@ fn filters(args: &FilterArgs, recorded: bool) -> Result<Filters> {
             },
             netns: netns?,
         },
-        owner: OwnerFilter { pids: args.pid.clone(), comms: args.comm.clone(), cgroups },
+        owner: OwnerFilter { pids: args.pid.clone(), comms: args.comm.clone(), cgroups: ids },
         states: args.state.clone(),
-        recorded_cgroups: args.cgroup.clone(),
+        recorded_cgroups: args.cgroup.iter().filter(|_| recorded).map(|path| cgroups::below_root(path)).collect(),
     })
 }

@@ -77,7 +77,7 @@ pub fn diagnose(config: &Diagnose) -> Result<Vec<Finding>> {
         replay::tell_damage(damage)?;
         bail!("the recording has no sample of the sockets that findings go by: it ends too early");
     };
-    let window_ns = followed.window_ns();
+    let window_ns = followed.window_ns;
     if config.json {
         report::write_json(&mut output, window_ns, followed.loss, &findings)?;
     } else {

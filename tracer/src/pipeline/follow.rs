@@ -1,7 +1,10 @@
 //! A trace as it is followed: inputs go to the tracker, and what comes of them to a view. Where the inputs come from, the
 //! kernel (`live`) or a recording (`replay`), makes no difference here.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Result;
 use rustc_hash::FxHashMap;
@@ -70,26 +73,33 @@ pub(super) trait View {
 pub(super) struct Naming {
     /// Turns the events' time into wall time.
     pub(super) clock: WallClock,
-    cgroups: Cgroups,
-    recorded: FxHashMap<u64, Arc<str>>,
-    from_recording: bool,
+    cgroups: Names,
+}
+
+enum Names {
+    /// This host's.
+    Live(Cgroups),
+    /// Those that a recording has told so far.
+    Recorded(FxHashMap<u64, Arc<str>>),
 }
 
 impl Naming {
     /// Of this host, now.
     pub(super) fn live() -> Self {
-        let (clock, cgroups) = (WallClock::now(), Cgroups::new());
-        Self { clock, cgroups, recorded: FxHashMap::default(), from_recording: false }
+        Self { clock: WallClock::now(), cgroups: Names::Live(Cgroups::new()) }
     }
 
     /// Of a recording, which tells the names.
     pub(super) fn recorded(clock: WallClock) -> Self {
-        Self { clock, cgroups: Cgroups::default(), recorded: FxHashMap::default(), from_recording: true }
+        Self { clock, cgroups: Names::Recorded(FxHashMap::default()) }
     }
 
     /// The name of a cgroup.
     pub(super) fn cgroup(&mut self, id: u64) -> Option<Arc<str>> {
-        if self.from_recording { self.recorded.get(&id).cloned() } else { self.cgroups.name(id) }
+        match &mut self.cgroups {
+            Names::Live(cgroups) => cgroups.name(id),
+            Names::Recorded(paths) => paths.get(&id).cloned(),
+        }
     }
 }
 
@@ -126,8 +136,9 @@ pub(super) struct Followed {
     pub(super) ended_ns: u64,
     /// Times and names.
     pub(super) naming: Naming,
+    /// How long was watched before the facts were sampled, ns.
+    pub(super) window_ns: u64,
     tally: Tally,
-    began: Option<Counters>,
     facts: Option<Box<Facts>>,
 }
 
@@ -158,6 +169,10 @@ impl<'a> Follow<'a> {
         self.tracker = Tracker::new(self.tracker.limits());
         self.gate = Gate::new(self.filters.socket.clone(), recorded);
         self.naming = Naming::recorded(clock);
+        if !self.filters.recorded_cgroups.is_empty() {
+            // An id that no cgroup has, until the recording tells which they are.
+            self.filters.owner.cgroups = vec![u64::MAX];
+        }
         (self.loss, self.loss_before, self.delivered) = (Loss::default(), Loss::default(), 0);
         (self.began, self.facts, self.now_ns) = (None, None, 0);
         Ok(())
@@ -182,11 +197,15 @@ impl<'a> Follow<'a> {
 
     /// A recording tells the name of a cgroup.
     pub(super) fn learn_cgroup(&mut self, id: u64, path: Arc<str>) {
-        let wanted = |below: &String| Path::new(path.as_ref()).starts_with(below);
-        if self.filters.recorded_cgroups.iter().any(wanted) {
+        let Names::Recorded(paths) = &mut self.naming.cgroups else {
+            return;
+        };
+        let wanted = |below: &PathBuf| Path::new(path.as_ref()).starts_with(below);
+        // Each file of a rotated recording tells it again.
+        let is_new = paths.insert(id, Arc::clone(&path)).is_none_or(|before| before != path);
+        if is_new && self.filters.recorded_cgroups.iter().any(wanted) {
             self.filters.owner.cgroups.push(id);
         }
-        self.naming.recorded.insert(id, path);
     }
 
     /// Takes an input in.
@@ -257,20 +276,37 @@ impl<'a> Follow<'a> {
     pub(super) fn finish(mut self) -> Result<Followed> {
         self.hand_out_closed()?;
         self.view.flush()?;
+        let window_ns = match (&self.began, &self.facts) {
+            (Some(began), Some(facts)) => facts.now_ns.saturating_sub(began.now_ns),
+            _ => 0,
+        };
+        let mut facts = self.facts.take();
+        if let Some(facts) = &mut facts {
+            facts.window_ns = window_ns;
+            for (netns, namespace) in &mut facts.namespaces {
+                // Of a namespace that came later everything counts; without a window nothing has moved.
+                namespace.counters = self.began.as_ref().map_or_else(NamespaceCounters::default, |began| {
+                    namespace.counters.since(began.namespaces.get(netns).copied().unwrap_or_default())
+                });
+            }
+        }
         Ok(Followed {
             loss: self.losses(),
             tracker: self.tracker,
             ended_ns: self.now_ns,
             naming: self.naming,
+            window_ns,
             tally: self.tally.unwrap_or_default(),
-            began: self.began,
-            facts: self.facts,
+            facts,
         })
     }
 
     /// What the programs said. A recording may begin or end in the middle of a run: there it is what is in it.
     fn seen(&self, dropped: u64) -> u64 {
-        if self.naming.from_recording { self.delivered.saturating_add(dropped) } else { self.loss.seen }
+        match self.naming.cgroups {
+            Names::Live(_) => self.loss.seen,
+            Names::Recorded(_) => self.delivered.saturating_add(dropped),
+        }
     }
 
     fn show(&mut self, event: &Event, annotation: &Annotation) -> Result<()> {
@@ -331,26 +367,10 @@ impl<'a> Follow<'a> {
 }
 
 impl Followed {
-    /// How long was watched before the facts were sampled, ns.
-    pub(super) fn window_ns(&self) -> u64 {
-        match (&self.began, &self.facts) {
-            (Some(began), Some(facts)) => facts.now_ns.saturating_sub(began.now_ns),
-            _ => 0,
-        }
-    }
-
     /// Judges by the last sample; `None` when there is none.
     pub(super) fn findings(&self, filters: &Filters, thresholds: &Thresholds) -> Option<Vec<Finding>> {
-        let window_ns = self.window_ns();
-        let mut facts = Facts::clone(self.facts.as_ref()?);
-        facts.window_ns = window_ns;
-        for (netns, namespace) in &mut facts.namespaces {
-            // Of a namespace that came later everything counts; without a window nothing has moved.
-            namespace.counters = self.began.as_ref().map_or_else(NamespaceCounters::default, |began| {
-                namespace.counters.since(began.namespaces.get(netns).copied().unwrap_or_default())
-            });
-        }
-        let mut findings = finding::detect(&self.tracker, &self.tally, &facts, thresholds);
+        let facts = self.facts.as_ref()?;
+        let mut findings = finding::detect(&self.tracker, &self.tally, facts, thresholds);
         findings.retain(|finding| filters.owner.matches_process(finding.process.as_ref()));
         Some(findings)
     }

@@ -14,6 +14,9 @@ use rustc_hash::FxHashMap;
 /// How often the tree is walked again for an id that is not in it.
 const WALK_EVERY: Duration = Duration::from_secs(1);
 
+/// Where the tree is mounted as a rule.
+const USUAL_ROOT: &str = "/sys/fs/cgroup";
+
 /// Levels and directories that are looked at; beyond it ids stay numbers.
 const MAX_DEPTH: usize = 32;
 const MAX_DIRECTORIES: usize = 100_000;
@@ -91,6 +94,14 @@ impl Cgroups {
     }
 }
 
+/// A path in the tree as another host may have given it: below the root, with or without where the tree is mounted.
+#[must_use]
+pub fn below_root(path: &str) -> PathBuf {
+    let path = Path::new(path);
+    let below = path.strip_prefix(USUAL_ROOT).unwrap_or(path);
+    Path::new("/").join(below.strip_prefix("/").unwrap_or(below))
+}
+
 /// Whoever may make cgroups chooses their names, and these go to terminals.
 fn printable(path: &Path) -> String {
     path.to_string_lossy().chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
@@ -116,6 +127,14 @@ mod tests {
                       42 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
         assert_eq!(mount_point(mounts), Some(PathBuf::from("/sys/fs/cgroup/unified")));
         assert_eq!(mount_point(""), None);
+    }
+
+    #[test]
+    fn a_path_of_another_host_is_taken_with_and_without_the_mount_point() {
+        for path in ["/system.slice/a", "system.slice/a", "/sys/fs/cgroup/system.slice/a"] {
+            assert_eq!(below_root(path), Path::new("/system.slice/a"), "{path}");
+        }
+        assert_eq!(below_root("/sys/fs/cgroup"), Path::new("/"));
     }
 
     #[test]
