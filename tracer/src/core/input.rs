@@ -37,6 +37,25 @@ pub enum Input {
     Facts(Box<Facts>),
 }
 
+impl Input {
+    /// When it was, CLOCK_MONOTONIC ns; `None` for what has no time of its own.
+    #[must_use]
+    pub fn mono_ns(&self) -> Option<u64> {
+        match self {
+            Self::Event(event) => Some(event.mono_ns()),
+            Self::Now(now_ns) => Some(*now_ns),
+            Self::Counters(counters) => Some(counters.now_ns),
+            Self::Facts(facts) => Some(facts.now_ns),
+            Self::Forget(_)
+            | Self::DumpBegins
+            | Self::DumpFailed
+            | Self::Dump(_)
+            | Self::MiniSockets(_)
+            | Self::Loss(_) => None,
+        }
+    }
+}
+
 /// A dump and who holds the sockets in it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dump {
