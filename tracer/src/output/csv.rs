@@ -1,34 +1,27 @@
 //! CSV (RFC 4180): the csv crate does the format. A field that is empty is not known; a field that has parts of its own
 //! (`states`, `process`) is JSON text.
 
-use std::io::{self, Write};
+use std::io;
 
-use serde_json::Value;
+use super::{Row, text::Text};
 
-use super::Row;
+/// A buffer of the usual size costs more than what is written into it.
+const BUFFER: usize = 512;
 
-pub(super) fn header<R: Row>(to: &mut impl Write) -> io::Result<()> {
-    let mut line = Vec::new();
-    write_fields(R::FIELDS, &mut line)?;
-    to.write_all(&line)
-}
-
-pub(super) fn write<R: Row>(record: &R, line: &mut Vec<u8>) -> io::Result<()> {
-    // Its members come in the order of the header.
-    let Value::Object(fields) = serde_json::to_value(record)? else {
-        return Err(io::Error::other("a record is an object"));
-    };
-    let text = |value: Value| match value {
-        Value::Null => String::new(),
-        Value::String(text) => text,
-        other => other.to_string(),
-    };
-    write_fields(fields.into_iter().map(|(_, value)| text(value)), line)
-}
-
-fn write_fields<F: AsRef<[u8]>>(fields: impl IntoIterator<Item = F>, line: &mut Vec<u8>) -> io::Result<()> {
-    // A buffer of the usual size costs more than what is written into it.
-    let mut writer = csv::WriterBuilder::new().buffer_capacity(512).from_writer(line);
-    writer.write_record(fields)?;
+pub(super) fn header<R: Row>(to: &mut Text) -> io::Result<()> {
+    let mut writer = line(to);
+    writer.write_record(R::NAMES)?;
     writer.flush()
+}
+
+/// Writes a line; `field` is where a field is written before it is known whether it needs quotes.
+pub(super) fn write(record: &impl Row, to: &mut Text, field: &mut Text) -> io::Result<()> {
+    let mut writer = line(to);
+    record.each_text(field, |text| writer.write_field(text))?;
+    writer.write_record(None::<&[u8]>)?;
+    writer.flush()
+}
+
+fn line(to: &mut Text) -> csv::Writer<&mut Vec<u8>> {
+    csv::WriterBuilder::new().buffer_capacity(BUFFER).from_writer(to.bytes_mut())
 }

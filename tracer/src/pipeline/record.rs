@@ -73,8 +73,9 @@ impl View for RecordView {
         // The clock that the metadata tells, so that a replay has the same times.
         let clock = WallClock::from_offset_ns(self.metadata.clock_offset_ns);
         let time = Time(clock.unix_ns(event.mono_ns()));
-        let Event::Transition(transition) = event else {
-            return self.recorder()?.event(event, None, time);
+        let transition = match event {
+            Event::Transition(transition) => transition,
+            Event::Reset(reset) => return self.recorder()?.reset(reset, time),
         };
         self.left = self.left.map(|left| left.saturating_sub(1));
         let raw = transition.details.map_or(0, |details| details.cgroup);
@@ -82,7 +83,7 @@ impl View for RecordView {
         recorder.cgroup(raw, || naming.cgroup(raw));
         recorder.cgroup(annotation.cgroup, || naming.cgroup(annotation.cgroup));
         let shown = LogRecord::new(transition, annotation, naming.cgroup(annotation.cgroup), clock);
-        recorder.event(event, Some(&shown), time)
+        recorder.transition(transition, &shown)
     }
 
     fn input(&mut self, input: &Input, naming: &mut Naming) -> Result<()> {
