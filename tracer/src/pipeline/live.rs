@@ -52,6 +52,9 @@ const BATCH: usize = 65_536;
 /// it is to cost a hundredth of a core at most.
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
 
+/// The first one comes soon: a recording that is cut off early has findings all the same.
+const FIRST_SAMPLE_AFTER: Duration = Duration::from_secs(1);
+
 /// Runs a trace until its time is over, the view has enough, or SIGINT or SIGTERM come.
 pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Followed> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -116,7 +119,7 @@ impl<'a> Live<'a> {
             dump: None,
             minis: None,
             sample: None,
-            sample_at: Stopwatch::now() + SAMPLE_EVERY,
+            sample_at: Stopwatch::now() + FIRST_SAMPLE_AFTER,
             resync_wanted: false,
         }
     }
@@ -362,7 +365,9 @@ impl<'a> Live<'a> {
 
     /// Everything that was seen is shown, and the programs are detached.
     async fn finish(mut self, mut kernel: Kernel) -> Result<Followed> {
-        let resync = self.trace.final_snapshot || self.resync_wanted || self.lost_something(&kernel)?;
+        // First of all, and whatever else there is to do: it is told at once.
+        let lost_something = self.lost_something(&kernel)?;
+        let resync = self.trace.final_snapshot || self.resync_wanted || lost_something;
         if resync || self.dump.is_some() {
             self.resync_wanted = resync;
             self.merge_dump(&mut kernel).await?;
