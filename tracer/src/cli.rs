@@ -238,6 +238,9 @@ pub struct TraceArgs {
     /// Which tracepoint to attach to
     #[arg(long, value_enum, default_value = "auto")]
     pub attach: AttachArg,
+    /// Say which capabilities are kept after the start
+    #[arg(short, long)]
+    pub verbose: bool,
 }
 
 /// Formats of a stream.
