@@ -32,7 +32,7 @@ pub enum Later {
 }
 
 /// What the tracer may come to use, with what is missing without it.
-const USES: [(CapabilitySet, &str); 4] = [
+pub const USES: [(CapabilitySet, &str); 4] = [
     (
         CapabilitySet::SYS_PTRACE,
         "who holds the sockets of other users, and namespaces that have no name, are not known",
