@@ -109,7 +109,7 @@ fn build(host: &str) -> Result<PathBuf> {
     for (from, to) in [(cargo_home.as_path(), "/cargo"), (workspace::root(), "/tracer")] {
         flags.push(format!("--remap-path-prefix={}={to}", from.display()));
     }
-    let args = ["--locked", "--profile", "dist", "--target", host, "--package", "tracer", "--bin", "tracer"];
+    let args = ["--locked", "--profile", "distribution", "--target", host, "--package", "tracer", "--bin", "tracer"];
     // Separated by 0x1f, so that a path may have spaces.
     workspace::build_executable_with(&args, "tracer", &[("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))])
 }
@@ -165,7 +165,7 @@ fn make_deb(cargo_deb: &Path, host: &str, dist: &Path) -> Result<PathBuf> {
     let mut command = Command::new(cargo_deb);
     // As cargo would call it.
     command.current_dir(workspace::root()).args(["deb", "--no-build", "--no-strip", "--locked", "--quiet"]);
-    command.args(["--package", "tracer", "--profile", "dist", "--target", host, "--output"]).arg(dist);
+    command.args(["--package", "tracer", "--profile", "distribution", "--target", host, "--output"]).arg(dist);
     if std::env::var_os("SOURCE_DATE_EPOCH").is_none() {
         let mut last_commit = Command::new("git");
         last_commit.current_dir(workspace::root()).args(["log", "-1", "--format=%ct"]);
