@@ -57,7 +57,8 @@ impl<J: Send + 'static, T: Send + 'static> Behind<J, T> {
     }
 }
 
-fn gone() -> io::Error {
+/// Said where the error itself was told before.
+pub(super) fn gone() -> io::Error {
     io::Error::other("nothing can be written any more")
 }
 

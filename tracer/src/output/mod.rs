@@ -79,12 +79,13 @@ const CHUNK_BYTES: usize = 64 << 10;
 const WAITING_CHUNKS: usize = 256;
 const WAITING_BATCHES: usize = 2;
 
-/// Writes records of one kind in one format. Nothing is written before the first record or flush: a run that cannot start
-/// leaves its output as it was.
+/// Writes records of one kind in one format. Nothing is written, and no thread started, before the first record or flush:
+/// a run that cannot start leaves its output as it was.
 pub struct Writer<R: Row, W> {
     form: Form<R>,
-    begun: bool,
-    behind: Behind<Piece, W>,
+    /// What the thread begins with, until it is started.
+    start: Option<(Encoder, W)>,
+    behind: Option<Behind<Piece, W>>,
 }
 
 enum Form<R: Row> {
@@ -98,7 +99,7 @@ enum Piece {
     Begin,
     Lines(Vec<u8>),
     Batch(RecordBatch),
-    /// What a format ends with. Without it the run has failed before anything was begun.
+    /// What a format ends with.
     End,
 }
 
@@ -163,8 +164,6 @@ impl<R: Row, W: Write + Send + 'static> Writer<R, W> {
     pub fn new(format: Format, to: W) -> io::Result<Self> {
         let schema = Arc::new(Schema::new(R::fields()));
         let encoder = Encoder::new(format, &schema)?;
-        let waiting = if format.is_text() { WAITING_CHUNKS } else { WAITING_BATCHES };
-        let behind = Behind::start("writer", waiting, move |pieces| write_pieces(pieces, encoder, to))?;
         let form = if format.is_text() {
             let mut lines = Text::default();
             match format {
@@ -176,12 +175,12 @@ impl<R: Row, W: Write + Send + 'static> Writer<R, W> {
         } else {
             Form::Batches(Batch { schema, columns: R::Columns::default(), rows: 0, since: None })
         };
-        Ok(Self { form, begun: false, behind })
+        Ok(Self { form, start: Some((encoder, to)), behind: None })
     }
 
     /// Takes a record.
     pub fn write(&mut self, record: &R) -> io::Result<()> {
-        self.begin()?;
+        self.behind()?;
         let is_full = match &mut self.form {
             Form::Lines { format, lines, field } => {
                 match format {
@@ -201,8 +200,7 @@ impl<R: Row, W: Write + Send + 'static> Writer<R, W> {
 
     /// Brings out what has waited; called several times a second.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.begin()?;
-        self.behind.check()?;
+        self.behind()?.check()?;
         let is_due = match &mut self.form {
             Form::Lines { .. } => true,
             Form::Batches(batch) => batch.is_due(),
@@ -212,24 +210,35 @@ impl<R: Row, W: Write + Send + 'static> Writer<R, W> {
 
     /// Writes what is left, and the end where the format has one; gives back what was written to.
     pub fn finish(mut self) -> io::Result<W> {
-        if self.begun {
-            self.hand_over()?;
-            self.behind.send(Piece::End)?;
+        if let Some((_, to)) = self.start {
+            return Ok(to);
         }
-        self.behind.finish()
+        self.hand_over()?;
+        self.behind()?.send(Piece::End)?;
+        self.behind.ok_or_else(behind::gone)?.finish()
     }
 
-    fn begin(&mut self) -> io::Result<()> {
-        if std::mem::replace(&mut self.begun, true) { Ok(()) } else { self.behind.send(Piece::Begin) }
+    /// The thread that writes.
+    fn behind(&mut self) -> io::Result<&mut Behind<Piece, W>> {
+        if let Some((encoder, to)) = self.start.take() {
+            let waiting = match self.form {
+                Form::Lines { .. } => WAITING_CHUNKS,
+                Form::Batches(_) => WAITING_BATCHES,
+            };
+            let work = move |pieces| write_pieces(pieces, encoder, to);
+            self.behind.insert(Behind::start("writer", waiting, work)?).send(Piece::Begin)?;
+        }
+        self.behind.as_mut().ok_or_else(behind::gone)
     }
 
     fn hand_over(&mut self) -> io::Result<()> {
-        match &mut self.form {
-            Form::Lines { lines, .. } if lines.bytes().is_empty() => Ok(()),
-            Form::Lines { lines, .. } => self.behind.send(Piece::Lines(lines.take())),
-            Form::Batches(batch) if batch.rows == 0 => Ok(()),
-            Form::Batches(batch) => self.behind.send(batch.take()?),
-        }
+        let piece = match &mut self.form {
+            Form::Lines { lines, .. } if lines.bytes().is_empty() => return Ok(()),
+            Form::Lines { lines, .. } => Piece::Lines(lines.take()),
+            Form::Batches(batch) if batch.rows == 0 => return Ok(()),
+            Form::Batches(batch) => batch.take()?,
+        };
+        self.behind()?.send(piece)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
         report::{self, LossRecord},
     },
     problem::tell,
-    source::clock::WallClock,
+    source::{clock::WallClock, privileges::Later},
 };
 
 /// `tracer log`.
@@ -124,6 +124,8 @@ fn watch(config: &Diagnose) -> Result<Replayed> {
 
 /// From the kernel's own lists alone, without BPF: what can be said at once, and without root of what one may see.
 fn look(config: &Diagnose) -> Result<Replayed> {
+    let later = Later::Sockets { netns: config.trace.filters.socket.netns.clone(), unlisted: true };
+    live::give_up_privileges(&later, config.trace.verbose, |_| ())?;
     let sampler = Sampler { netns: config.trace.filters.socket.netns.clone(), ..Sampler::default() };
     let (facts, snapshot) = sampler.sample(&Asked::default())?;
     let mut view = DiagnoseView;

@@ -28,6 +28,7 @@ use crate::{
         kernel::{self, Kernel, Options, VMLINUX_BTF},
         netns::{self, Namespace},
         owners::Owners,
+        privileges::{Later, Reduced},
         sock_diag::{self, Wanted},
         sysctl,
     },
@@ -65,6 +66,18 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Followed> {
     // A dump that is under way on another thread is of no use any more.
     runtime.shutdown_background();
     result
+}
+
+/// Says what is missing for what comes later, and keeps nothing but that and what `more` adds.
+pub(super) fn give_up_privileges(later: &Later, verbose: bool, more: impl FnOnce(&mut Reduced)) -> Result<()> {
+    later.missing().into_iter().for_each(tell);
+    let mut reduced = Reduced::to(later)?;
+    more(&mut reduced);
+    let kept = reduced.for_good()?;
+    if verbose {
+        tell(format_args!("keeps {kept}"));
+    }
+    Ok(())
 }
 
 /// The bounds of a live trace's tracker.
@@ -141,6 +154,8 @@ impl<'a> Live<'a> {
         for note in kernel.notes() {
             tell(note);
         }
+        // Before the first input, which a recorder writes on a thread of its own.
+        self.give_up_privileges(&kernel)?;
         let started_ns = monotonic_ns();
         self.sampler.started_ns = Some(started_ns);
         if let Some(counters) = counters {
@@ -169,6 +184,18 @@ impl<'a> Live<'a> {
             }
         }
         self.finish(kernel).await
+    }
+
+    /// Keeps what dumps, samples and the files of a recording take.
+    fn give_up_privileges(&self, kernel: &Kernel) -> Result<()> {
+        let netns = self.trace.filters.socket.netns.clone();
+        let later = Later::Sockets { netns, unlisted: self.trace.sampling != Sampling::Never };
+        give_up_privileges(&later, self.trace.verbose, |reduced| {
+            reduced.keep_for_maps(|| kernel.loss().is_ok());
+            if let Some(folder) = self.follow.view.folder() {
+                reduced.keep_for_files_in(folder);
+            }
+        })
     }
 
     /// Takes what is in the ring buffer, then whatever else has become ready.

@@ -1,6 +1,10 @@
 //! What becomes of a trace in a recording: everything that it is fed with is written, into one file or a row of them.
 
-use std::{fs, path::PathBuf, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context, Result};
 
@@ -102,6 +106,10 @@ impl View for RecordView {
 
     fn is_done(&self) -> bool {
         self.left == Some(0)
+    }
+
+    fn folder(&self) -> Option<&Path> {
+        self.rotation.as_ref().map(|(_, rotated)| rotated.folder())
     }
 
     fn begins_anew(&mut self) -> Result<bool> {

@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustc_hash::FxHashMap;
 
-use super::follow::{Follow, Followed, Naming, View};
+use super::{
+    follow::{Follow, Followed, Naming, View},
+    live::give_up_privileges,
+};
 use crate::{
     config::{Sampling, Trace},
     core::{
@@ -20,7 +23,7 @@ use crate::{
     },
     problem::{one_line, tell},
     recording::{Ending, Metadata, Reader, Recorded, files},
-    source::clock::WallClock,
+    source::{clock::WallClock, privileges::Later},
 };
 
 /// Inputs between two looks at the clock.
@@ -48,6 +51,8 @@ pub(super) struct Replayed {
 
 /// Replays recordings until they end, the view has enough or the time is over.
 pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
+    // What is read may be made to do harm.
+    give_up_privileges(&Later::Files, trace.verbose, |_| ())?;
     let mut parts = open_all(&trace.from)?;
     keep_last_run(&mut parts, view.wants_one_run());
     let Some(first) = parts.first().map(|part| part.reader.metadata().clone()) else {

@@ -7,5 +7,6 @@ pub mod closed;
 pub mod kernel;
 pub mod netns;
 pub mod owners;
+pub mod privileges;
 pub mod sock_diag;
 pub mod sysctl;

@@ -358,8 +358,9 @@ fn a_snapshot_needs_neither_bpf_nor_privilege() {
         let _pending = Leaked::new(Leak::NeverAccepted, 2);
         mount_tmpfs("/sys/kernel/btf", None);
         let args = "diagnose --snapshot --format json --netns self --close-wait-age 0s --fail-on warning";
-        for ended in [run(args), run_as_nobody(args)] {
-            assert_eq!((ended.status, &ended.stderr), (Some(1), &vec![]));
+        for (ended, said) in [(run(args), 0), (run_as_nobody(args), 1)] {
+            assert_eq!((ended.status, ended.stderr.len()), (Some(1), said), "{ended:#?}");
+            assert!(ended.stderr.iter().all(|line| line.contains("CAP_SYS_PTRACE")), "{ended:#?}");
             let report = report(&ended);
             assert_eq!(report["window"]["duration_ns"], 0);
             let findings = report["findings"].as_array().expect("findings");
