@@ -11,7 +11,7 @@ use core::{ffi::c_void, mem::offset_of, ptr};
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP},
     helpers::generated::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_probe_read_kernel,
         bpf_ringbuf_query, bpf_ringbuf_reserve, bpf_ringbuf_submit, bpf_skc_to_tcp_sock,
@@ -350,14 +350,16 @@ fn reserve<C: EbpfContext>(ctx: &C, kind: u8) -> Option<&'static mut Record> {
     record
 }
 
-/// Hands the record to userspace. The reader also comes by on its own several times a second, so it is only woken when
-/// the buffer fills up faster than that; one wake-up an event would cost more than all the rest.
+/// Hands the record to userspace. The kernel wakes the reader for a record that it finds at once, being done with all
+/// before it: the first after each of its visits, and on a quiet host each one. While events come fast the reader visits
+/// on its own several times a second, so beyond that one it is only woken when the buffer fills up faster; one wake-up an
+/// event would cost more than all the rest.
 #[inline(always)]
 fn submit(record: &'static mut Record) {
     let wake_bytes = u64::from(global!(FILTER.wake_bytes));
     // SAFETY: EVENTS is a ring buffer.
     let waiting = unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), u64::from(BPF_RB_AVAIL_DATA)) };
-    let flags = if waiting >= wake_bytes { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    let flags = if waiting >= wake_bytes { BPF_RB_FORCE_WAKEUP } else { 0 };
     // SAFETY: the record is a reservation, and moved into this call it is submitted once.
     unsafe { bpf_ringbuf_submit(ptr::from_mut(record).cast(), u64::from(flags)) };
 }

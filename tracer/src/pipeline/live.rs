@@ -34,8 +34,12 @@ use crate::{
     },
 };
 
-/// How often the ring buffer is drained when nothing asks for it sooner: also the longest that a line is late.
+/// How often the ring buffer is drained while events come: also the longest that a line is late. Where nothing happens the
+/// kernel wakes us for the first event.
 const DRAIN_EVERY: Duration = Duration::from_millis(50);
+
+/// How long after the last event the host counts as quiet: by then nothing waits any more to be handed out or written.
+const QUIET_AFTER: Duration = Duration::from_secs(2);
 
 /// How often the loss counters are looked at; after a loss the picture is right again one snapshot later.
 const CHECK_LOSS_EVERY: Duration = Duration::from_millis(500);
@@ -117,6 +121,39 @@ struct Live<'a> {
     sample_at: Stopwatch,
     /// Another dump is needed after the one under way.
     resync_wanted: bool,
+    visits: Visits,
+}
+
+/// When the ring buffer is visited.
+#[derive(Debug)]
+struct Visits {
+    /// `None` where the host is quiet.
+    next: Option<Instant>,
+    busy_until: Instant,
+    /// How often the kernel has said since the last visit that there is something.
+    wakes: u32,
+}
+
+impl Visits {
+    fn new(now: Instant) -> Self {
+        Self { next: Some(now), busy_until: now + QUIET_AFTER, wakes: 0 }
+    }
+
+    /// The kernel says that there is something; returns whether that is a reason to go and look at once. While events
+    /// come the first time is not, the second time the buffer fills up.
+    fn wake(&mut self) -> bool {
+        self.wakes += 1;
+        self.next.is_none() || self.wakes > 1
+    }
+
+    /// It was visited just now.
+    fn drained(&mut self, now: Instant, is_busy: bool) {
+        if is_busy {
+            self.busy_until = now + QUIET_AFTER;
+        }
+        self.next = (now < self.busy_until).then(|| now + DRAIN_EVERY);
+        self.wakes = 0;
+    }
 }
 
 impl<'a> Live<'a> {
@@ -134,6 +171,7 @@ impl<'a> Live<'a> {
             sample: None,
             sample_at: Stopwatch::now() + FIRST_SAMPLE_AFTER,
             resync_wanted: false,
+            visits: Visits::new(Instant::now()),
         }
     }
 
@@ -164,7 +202,6 @@ impl<'a> Live<'a> {
         self.begin_dump(MergeKind::StartUp)?;
         // A duration that no clock can add is none at all.
         let until = self.trace.duration.and_then(|duration| Instant::now().checked_add(duration));
-        let mut drain = ticks(DRAIN_EVERY);
         let mut check_loss = ticks(CHECK_LOSS_EVERY);
         let mut check_minis = ticks(CHECK_MINIS_EVERY);
         self.follow.view.flush()?;
@@ -174,12 +211,20 @@ impl<'a> Live<'a> {
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => break,
-                _ = check_loss.tick() => self.check(&kernel)?,
-                _ = check_minis.tick() => self.check_minis(),
-                _ = drain.tick() => self.drain(&mut kernel).await?,
-                result = kernel.filling() => {
-                    result.context("cannot wait for the ring buffer")?;
+                _ = check_loss.tick() => {
+                    self.check(&kernel)?;
+                    // Time passes on a quiet host, too.
                     self.drain(&mut kernel).await?;
+                }
+                _ = check_minis.tick() => self.check_minis(),
+                () = sleep_until(self.visits.next.unwrap_or_else(Instant::now)), if self.visits.next.is_some() => {
+                    self.drain(&mut kernel).await?;
+                }
+                result = kernel.woken() => {
+                    result.context("cannot wait for the ring buffer")?;
+                    if self.visits.wake() {
+                        self.drain(&mut kernel).await?;
+                    }
                 }
             }
         }
@@ -210,6 +255,8 @@ impl<'a> Live<'a> {
         if self.sample.as_ref().is_some_and(JoinHandle::is_finished) {
             self.take_sample().await?;
         }
+        let is_waited_for = self.dump.is_some() || self.minis.is_some() || self.sample.is_some();
+        self.visits.drained(Instant::now(), taken > 0 || is_waited_for);
         if taken < BATCH {
             // Only a buffer that was empty says that nothing of the time before now is still to come.
             self.follow.input(Input::Now(monotonic_ns()))?;
@@ -416,5 +463,31 @@ impl<'a> Live<'a> {
             self.follow.input(Input::Facts(Box::new(facts)))?;
         }
         self.follow.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_host_is_left_alone_until_something_happens() {
+        let began = Instant::now();
+        let mut visits = Visits::new(began);
+        // Busy: regular visits, the first wake-up is one of a trickle, the second says that the buffer fills up.
+        visits.drained(began, true);
+        assert_eq!(visits.next, Some(began + DRAIN_EVERY));
+        assert!(!visits.wake());
+        assert!(visits.wake());
+        // A while after the last event there are no visits more.
+        visits.drained(began + QUIET_AFTER / 2, false);
+        assert!(visits.next.is_some());
+        visits.drained(began + QUIET_AFTER, false);
+        assert_eq!(visits.next, None);
+        // The next event is looked at when it comes, and those after it with the visits again.
+        assert!(visits.wake());
+        visits.drained(began + 2 * QUIET_AFTER, true);
+        assert!(visits.next.is_some());
+        assert!(!visits.wake());
     }
 }

@@ -179,9 +179,9 @@ impl Kernel {
         self.attachment
     }
 
-    /// Waits until the programs say that the ring buffer fills up. A trickle of events does not end the wait: call
-    /// [`Self::drain`] every now and then all the same.
-    pub async fn filling(&mut self) -> io::Result<()> {
+    /// Waits until the kernel says that there is something in the ring buffer. It says so once for the first record after
+    /// each [`Self::drain`], and again only when the buffer fills up.
+    pub async fn woken(&mut self) -> io::Result<()> {
         self.events.readable_mut().await?.clear_ready();
         Ok(())
     }
