@@ -43,7 +43,7 @@ pub(crate) fn benches(criterion: &mut Criterion) {
         sockets: (0..OPEN).map(socket).collect(),
     };
     tracker.snapshot_begins();
-    tracker.merge(&dump, MergeKind::StartUp, &|_| None, &mut effects);
+    tracker.merge(dump.clone(), MergeKind::StartUp, &|_| None, &mut effects);
     for number in OPEN..OPEN + ENDED {
         for (at, way) in (0..).zip(ACTIVE) {
             tracker.transition(&step(number + 1, tuple(number), way, SECOND_NS + number * 10_000 + at), &mut effects);

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use anyhow::{Result, bail};
 
 use super::{
-    facts::{Asked, Sampler},
+    facts::Sampler,
     follow::{Follow, Naming, View, wanted_connection},
     held::Annotated,
     live::{self, limits},
@@ -116,7 +116,7 @@ fn watch(config: &Diagnose) -> Result<Replayed> {
 /// From the kernel's own lists alone, without BPF: what can be said at once, and without root of what one may see.
 fn look(config: &Diagnose) -> Result<Replayed> {
     let sampler = Sampler { netns: config.trace.filters.socket.netns.clone(), ..Sampler::default() };
-    let (facts, snapshot) = sampler.sample(&Asked::default())?;
+    let (facts, snapshot) = sampler.sample_of_all()?;
     let mut view = DiagnoseView;
     let mut follow = Follow::new(config.trace.filters.clone(), limits(&config.trace), Naming::live(), &mut view);
     let holders = Default::default();

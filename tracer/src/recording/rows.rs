@@ -13,15 +13,13 @@ use arrow_array::{
     types::{ArrowPrimitiveType, UInt8Type, UInt16Type, UInt32Type, UInt64Type},
 };
 use arrow_schema::{ArrowError, Field, FieldRef, Schema};
-use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     core::{
-        connection::Process,
         endpoint::{Address, Endpoint, Tuple},
         finding::Facts,
-        input::{Dump, Input},
+        input::{Dump, Holders, Input},
         snapshot::{Snapshot, Socket, SocketKind, TcpInfo},
         state::State,
         tracker::MergeKind,
@@ -81,7 +79,7 @@ struct DumpDetail {
     started_ns: u64,
     ended_ns: u64,
     complete_netns: Vec<u32>,
-    holders: FxHashMap<u64, Process>,
+    holders: Holders,
 }
 
 /// The columns besides those of the log; `None` where a row has nothing to say.
@@ -304,7 +302,7 @@ impl RecordingColumns {
             Input::DumpBegins => self.word(kind::DUMP_BEGINS, None, None),
             Input::DumpFailed => self.word(kind::DUMP_FAILED, None, None),
             Input::Dump(dump) => self.dump_ends(kind::DUMP, &dump.snapshot, &dump.holders)?,
-            Input::MiniSockets(snapshot) => self.dump_ends(kind::MINI_SOCKETS, snapshot, &FxHashMap::default())?,
+            Input::MiniSockets(snapshot) => self.dump_ends(kind::MINI_SOCKETS, snapshot, &Holders::default())?,
             Input::Loss(loss) => self.word(kind::LOSS, None, Some(&serde_json::to_string(loss)?)),
             Input::Counters(counters) => {
                 self.word(kind::COUNTERS, Some(counters.now_ns), Some(&serde_json::to_string(counters)?));
@@ -314,7 +312,7 @@ impl RecordingColumns {
         Ok(())
     }
 
-    fn dump_ends(&mut self, kind: &str, snapshot: &Snapshot, holders: &FxHashMap<u64, Process>) -> Result<()> {
+    fn dump_ends(&mut self, kind: &str, snapshot: &Snapshot, holders: &Holders) -> Result<()> {
         let detail = DumpDetail {
             started_ns: snapshot.started_ns,
             ended_ns: snapshot.ended_ns,
@@ -676,7 +674,7 @@ impl Rows {
         })
     }
 
-    fn dump(&self, row: usize, sockets: &mut Vec<Socket>) -> Result<(Snapshot, FxHashMap<u64, Process>)> {
+    fn dump(&self, row: usize, sockets: &mut Vec<Socket>) -> Result<(Snapshot, Holders)> {
         let detail: DumpDetail = self.detail(row)?;
         ensure!(detail.complete_netns.len() <= MAX_NETNS, "a dump of more than {MAX_NETNS} namespaces");
         let snapshot = Snapshot {

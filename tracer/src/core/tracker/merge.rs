@@ -42,6 +42,18 @@ fn nowhere(tuple: &Tuple) -> Tuple {
     Tuple { netns: 0, ..*tuple }
 }
 
+/// Each in its turn; what they take of memory becomes free by and by, and not with the last one.
+fn given_back(mut sockets: Vec<Socket>) -> impl Iterator<Item = Socket> {
+    const AT_A_TIME: usize = 65_536;
+    sockets.reverse();
+    std::iter::from_fn(move || {
+        if sockets.len().is_multiple_of(AT_A_TIME) {
+            sockets.shrink_to_fit();
+        }
+        sockets.pop()
+    })
+}
+
 /// What a snapshot is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MergeKind {
@@ -65,10 +77,11 @@ impl Tracker {
         self.closed_meanwhile = None;
     }
 
-    /// Merges a dump. `holder` finds the process that holds a socket, by its inode.
+    /// Merges a dump and lets go of it meanwhile: that of a million sockets is half as large as what becomes of it.
+    /// `holder` finds the process that holds a socket, by its inode.
     pub fn merge(
         &mut self,
-        snapshot: &Snapshot,
+        mut snapshot: Snapshot,
         kind: MergeKind,
         holder: &dyn Fn(u64) -> Option<Process>,
         effects: &mut Effects,
@@ -88,10 +101,10 @@ impl Tracker {
         }
         self.listeners.find_owners(holder);
         let by_tuple = self.address_keys_by_tuple();
-        let full = |socket: &&Socket| {
-            socket.kind == SocketKind::Full && socket.state != State::LISTEN && socket.state != State::CLOSE
-        };
-        for socket in snapshot.sockets.iter().filter(full) {
+        let others = snapshot.sockets.extract_if(.., |socket| socket.kind != SocketKind::Full).collect();
+        let sockets = std::mem::replace(&mut snapshot.sockets, others);
+        let snapshot = &snapshot;
+        for socket in given_back(sockets).filter(|socket| ![State::LISTEN, State::CLOSE].contains(&socket.state)) {
             let key = SocketId::from_cookie(socket.cookie).key();
             if closed.contains(key, &socket.tuple) {
                 continue;
@@ -102,7 +115,7 @@ impl Tracker {
                 self.entries.of(**known).is_some_and(|entry| [0, socket.cookie].contains(&entry.socket.cookie))
             };
             let known = if self.entries.contains(key) { None } else { by_address.filter(same) };
-            self.merge_socket(known.copied().unwrap_or(key), socket, snapshot, kind, holder, effects);
+            self.merge_socket(known.copied().unwrap_or(key), &socket, snapshot, kind, holder, effects);
         }
         if kind != MergeKind::StartUp {
             self.close_absent(snapshot, effects);

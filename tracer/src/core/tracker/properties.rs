@@ -446,7 +446,7 @@ mod adversarial {
                 Call::Merge(snapshot, first) => {
                     let kind = if *first { MergeKind::StartUp } else { MergeKind::Resync };
                     let holder = |inode: u64| (inode > 1).then(|| process(1));
-                    tracker.merge(snapshot, kind, &holder, &mut effects);
+                    tracker.merge(snapshot.clone(), kind, &holder, &mut effects);
                 }
                 Call::MergeMinis(snapshot) => tracker.merge_minis(snapshot),
             }

@@ -251,7 +251,7 @@ impl Bench {
             complete_netns: vec![NETNS],
             sockets: sockets.into_iter().collect(),
         };
-        self.tracker.merge(&snapshot, kind, &holder, &mut self.effects);
+        self.tracker.merge(snapshot.clone(), kind, &holder, &mut self.effects);
     }
 }
 
