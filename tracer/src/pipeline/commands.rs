@@ -20,6 +20,7 @@ use crate::{
         input::{Dump, Input},
         tracker::MergeKind,
     },
+    memory,
     output::{
         Writer,
         file::{Contents, Output},
@@ -101,6 +102,7 @@ fn follow(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     if trace.from.is_empty() {
         Ok(Replayed { followed: live::run(trace, view)?, damage: None })
     } else {
+        memory::keep();
         replay::run(trace, view)
     }
 }

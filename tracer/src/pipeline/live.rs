@@ -23,6 +23,7 @@ use crate::{
         snapshot::Snapshot,
         tracker::{Limits, MergeKind},
     },
+    memory,
     problem::{one_line, tell},
     source::{
         clock::monotonic_ns,
@@ -266,6 +267,7 @@ impl<'a> Live<'a> {
                 let holders = inodes.filter_map(|inode| Some((inode, owners.process_of(inode)?))).collect();
                 drop(owners);
                 self.follow.input(Input::Dump(Dump { kind, snapshot, holders }))?;
+                memory::give_back();
             }
             Err(error) => {
                 self.follow.input(Input::DumpFailed)?;
@@ -324,7 +326,10 @@ impl<'a> Live<'a> {
         let (facts, took) = sample.await.context("the thread that samples facts failed")?;
         self.sample_at = Stopwatch::now() + SAMPLE_EVERY.max(took * 100);
         match facts {
-            Ok(facts) => self.follow.input(Input::Facts(Box::new(facts))),
+            Ok(facts) => {
+                memory::give_back();
+                self.follow.input(Input::Facts(Box::new(facts)))
+            }
             Err(error) => {
                 tell(one_line(&error));
                 Ok(())
