@@ -9,6 +9,7 @@ pub mod config;
 pub mod core;
 pub mod explain;
 pub mod manpage;
+pub mod memory;
 pub mod output;
 pub mod pipeline;
 pub mod problem;

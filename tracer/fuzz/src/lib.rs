@@ -59,8 +59,8 @@ impl Trace {
             Input::DumpFailed => self.tracker.snapshot_failed(),
             Input::Dump(Dump { kind, snapshot, holders }) => {
                 self.reached(snapshot.started_ns.max(snapshot.ended_ns));
-                let holder = |inode: u64| holders.get(&inode).copied();
-                self.tracker.merge(&snapshot, kind, &holder, &mut self.effects);
+                let holder = |inode: u64| holders.of(inode);
+                self.tracker.merge(snapshot, kind, &holder, &mut self.effects);
             }
             Input::MiniSockets(snapshot) => self.tracker.merge_minis(&snapshot),
             Input::Loss(_) | Input::Counters(_) => {}

@@ -203,7 +203,7 @@ impl AfterClose {
 }
 
 /// How the process of a connection is known.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum ProcessSource {
     /// It called connect(), or listen() for a listener.
     Opener,
@@ -232,7 +232,7 @@ impl ProcessSource {
 }
 
 /// The process of a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Process {
     /// Process id.
     pub pid: u32,

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use anyhow::{Result, bail};
 
 use super::{
-    facts::{Asked, Sampler},
+    facts::Sampler,
     follow::{Follow, Naming, View, wanted_connection},
     held::Annotated,
     live::{self, limits},
@@ -20,6 +20,7 @@ use crate::{
         input::{Dump, Input},
         tracker::MergeKind,
     },
+    memory,
     output::{
         Row, Writer,
         file::{Contents, Output},
@@ -110,6 +111,7 @@ fn follow(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     if trace.from.is_empty() {
         Ok(Replayed { followed: live::run(trace, view)?, damage: None })
     } else {
+        memory::keep();
         replay::run(trace, view)
     }
 }
@@ -127,7 +129,7 @@ fn look(config: &Diagnose) -> Result<Replayed> {
     let later = Later::Sockets { netns: config.trace.filters.socket.netns.clone(), unlisted: true };
     live::give_up_privileges(&later, config.trace.verbose, |_| ())?;
     let sampler = Sampler { netns: config.trace.filters.socket.netns.clone(), ..Sampler::default() };
-    let (facts, snapshot) = sampler.sample(&Asked::default())?;
+    let (facts, snapshot) = sampler.sample_of_all()?;
     let mut view = DiagnoseView;
     let mut follow = Follow::new(config.trace.filters.clone(), limits(&config.trace), Naming::live(), &mut view);
     let holders = Default::default();

@@ -64,12 +64,27 @@ impl Sampler {
         Ok(Counters { now_ns: monotonic_ns(), namespaces })
     }
 
-    /// Takes a sample; returns also the dump that it is made from.
-    pub(super) fn sample(&self, asked: &Asked) -> Result<(Facts, Snapshot)> {
+    /// Takes a sample.
+    pub(super) fn sample(&self, asked: &Asked) -> Result<Facts> {
+        Ok(self.sample_and_dump(asked, &|socket| is_of_interest(socket, asked))?.0)
+    }
+
+    /// Takes a sample; returns also the dump that it is made from, with all sockets in it.
+    pub(super) fn sample_of_all(&self) -> Result<(Facts, Snapshot)> {
+        self.sample_and_dump(&Asked::default(), &|_| true)
+    }
+
+    fn sample_and_dump(&self, asked: &Asked, keep: &(dyn Fn(&Socket) -> bool + Sync)) -> Result<(Facts, Snapshot)> {
         let namespaces = namespaces(&self.netns)?;
-        let snapshot = sock_diag::dump(&namespaces, Wanted::ALL).context("cannot look for stuck sockets")?;
+        let mut listed = FxHashSet::default();
+        let mut keep = |socket: &Socket| {
+            listed.insert(socket.inode);
+            keep(socket)
+        };
+        let snapshot =
+            sock_diag::dump_some(&namespaces, Wanted::ALL, &mut keep).context("cannot look for stuck sockets")?;
         let owners = Owners::scan();
-        let closed = self.closed(&owners, &snapshot);
+        let closed = self.closed(&owners, &listed, snapshot.ended_ns);
         let sockets: Vec<Socket> =
             snapshot.sockets.iter().filter(|socket| is_of_interest(socket, asked)).copied().collect();
         let suspects: FxHashSet<u64> = sockets
@@ -82,7 +97,7 @@ impl Sampler {
             .collect();
         let holders: FxHashMap<u64, Vec<Holder>> = suspects
             .into_iter()
-            .map(|inode| (inode, owners.of(inode).to_vec()))
+            .map(|inode| (inode, owners.of(inode).collect::<Vec<_>>()))
             .filter(|(_, holders)| !holders.is_empty())
             .collect();
         let pids: FxHashSet<u32> = holders.values().flatten().map(|holder| holder.pid).collect();
@@ -107,8 +122,8 @@ impl Sampler {
     }
 
     /// Connections that were over before anybody watched, and were not closed.
-    fn closed(&self, owners: &Owners, snapshot: &Snapshot) -> Vec<ClosedSocket> {
-        let Closed { mut sockets, denied } = closed::find(owners, &snapshot.inodes()).unwrap_or_else(|error| {
+    fn closed(&self, owners: &Owners, listed: &FxHashSet<u64>, now_ns: u64) -> Vec<ClosedSocket> {
+        let Closed { mut sockets, denied } = closed::find(owners, listed).unwrap_or_else(|error| {
             tell(format_args!("{}: connections that were over before are not known", one_line(&error)));
             Closed::default()
         });
@@ -120,7 +135,7 @@ impl Sampler {
         }
         if let Some(started_ns) = self.started_ns {
             for socket in sockets.iter_mut().filter(|socket| self.unlisted.contains(&socket.inode)) {
-                socket.was_unlisted_for(snapshot.ended_ns.saturating_sub(started_ns));
+                socket.was_unlisted_for(now_ns.saturating_sub(started_ns));
             }
         }
         sockets

@@ -232,8 +232,8 @@ impl<'a> Follow<'a> {
             Input::DumpBegins => self.tracker.snapshot_begins(),
             Input::DumpFailed => self.tracker.snapshot_failed(),
             Input::Dump(dump) => {
-                let holder = |inode: u64| dump.holders.get(&inode).copied();
-                self.tracker.merge(&dump.snapshot, dump.kind, &holder, &mut self.effects);
+                let holder = |inode: u64| dump.holders.of(inode);
+                self.tracker.merge(dump.snapshot, dump.kind, &holder, &mut self.effects);
             }
             Input::MiniSockets(snapshot) => self.tracker.merge_minis(&snapshot),
             Input::Loss(loss) => self.loss = loss,

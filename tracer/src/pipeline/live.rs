@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant as Stopwatch};
 
 use anyhow::{Context, Result, bail};
+use rustc_hash::FxHashMap;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
@@ -22,6 +23,7 @@ use crate::{
         snapshot::Snapshot,
         tracker::{Limits, MergeKind},
     },
+    memory,
     problem::{one_line, tell},
     source::{
         clock::monotonic_ns,
@@ -44,7 +46,8 @@ const QUIET_AFTER: Duration = Duration::from_secs(2);
 /// How often the loss counters are looked at; after a loss the picture is right again one snapshot later.
 const CHECK_LOSS_EVERY: Duration = Duration::from_millis(500);
 
-/// How often the number of mini-sockets is compared with the kernel's.
+/// How often the number of mini-sockets is compared with the kernel's. After a look that took long the next one is later:
+/// it is to cost a hundredth of a core at most.
 const CHECK_MINIS_EVERY: Duration = Duration::from_secs(5);
 
 /// How far the two may be apart: mini-sockets end within the kernel's timer granularity, not exactly.
@@ -102,8 +105,25 @@ pub(super) fn namespaces(wanted: &[u32]) -> Result<Vec<Namespace>> {
     Ok(namespaces)
 }
 
+/// The mini-sockets of the namespaces that have more or fewer of them than expected.
+fn dump_differing(wanted: &[u32], expected: &FxHashMap<u32, u64>) -> Result<Snapshot> {
+    let differs = |namespace: &Namespace| {
+        let expected = expected.get(&namespace.inum).copied().unwrap_or(0);
+        let found = namespace.enter(sysctl::mini_socket_count).ok().flatten();
+        found.is_some_and(|found| found.abs_diff(expected) > MINIS_TOLERANCE.max(expected / 20))
+    };
+    let differing: Vec<Namespace> = namespaces(wanted)?.into_iter().filter(differs).collect();
+    if differing.is_empty() {
+        return Ok(Snapshot::default());
+    }
+    sock_diag::dump(&differing, Wanted::MINI_SOCKETS)
+}
+
 /// A dump under way on another thread.
 type DumpTask = JoinHandle<Result<(Snapshot, Owners)>>;
+
+/// Likewise of the mini-sockets alone, and how long it took.
+type MinisTask = JoinHandle<(Result<Snapshot>, Duration)>;
 
 /// Likewise a sample of facts, and how long it took.
 type SampleTask = JoinHandle<(Result<Facts>, Duration)>;
@@ -116,7 +136,8 @@ struct Live<'a> {
     /// Whether it was told that connections, and that mini-sockets, had to be let go.
     let_go_told: [bool; 2],
     dump: Option<(MergeKind, DumpTask)>,
-    minis: Option<JoinHandle<Result<Snapshot>>>,
+    minis: Option<MinisTask>,
+    minis_at: Stopwatch,
     sample: Option<SampleTask>,
     sample_at: Stopwatch,
     /// Another dump is needed after the one under way.
@@ -168,6 +189,7 @@ impl<'a> Live<'a> {
             let_go_told: [false; 2],
             dump: None,
             minis: None,
+            minis_at: Stopwatch::now(),
             sample: None,
             sample_at: Stopwatch::now() + FIRST_SAMPLE_AFTER,
             resync_wanted: false,
@@ -320,7 +342,9 @@ impl<'a> Live<'a> {
                 }
                 let inodes = snapshot.sockets.iter().map(|socket| socket.inode);
                 let holders = inodes.filter_map(|inode| Some((inode, owners.process_of(inode)?))).collect();
+                drop(owners);
                 self.follow.input(Input::Dump(Dump { kind, snapshot, holders }))?;
+                memory::give_back();
             }
             Err(error) => {
                 self.follow.input(Input::DumpFailed)?;
@@ -368,7 +392,7 @@ impl<'a> Live<'a> {
         let (sampler, asked) = (self.sampler.clone(), Asked::new(self.follow.tally.as_ref(), &self.follow.tracker));
         self.sample = Some(tokio::task::spawn_blocking(move || {
             let begun = Stopwatch::now();
-            (sampler.sample(&asked).map(|(facts, _)| facts), begun.elapsed())
+            (sampler.sample(&asked), begun.elapsed())
         }));
     }
 
@@ -379,7 +403,10 @@ impl<'a> Live<'a> {
         let (facts, took) = sample.await.context("the thread that samples facts failed")?;
         self.sample_at = Stopwatch::now() + SAMPLE_EVERY.max(took * 100);
         match facts {
-            Ok(facts) => self.follow.input(Input::Facts(Box::new(facts))),
+            Ok(facts) => {
+                memory::give_back();
+                self.follow.input(Input::Facts(Box::new(facts)))
+            }
             Err(error) => {
                 tell(one_line(&error));
                 Ok(())
@@ -406,23 +433,16 @@ impl<'a> Live<'a> {
     fn check_minis(&mut self) {
         // With a filter on more than the namespace the two numbers are not about the same.
         let whole = SocketFilter { netns: self.trace.filters.socket.netns.clone(), ..SocketFilter::default() };
-        if self.minis.is_some() || self.dump.is_some() || self.trace.filters.socket != whole {
+        let is_busy = self.minis.is_some() || self.dump.is_some();
+        if is_busy || self.trace.filters.socket != whole || Stopwatch::now() < self.minis_at {
             return;
         }
         let minis = self.follow.tracker.mini_sockets();
         let wanted_netns = self.trace.filters.socket.netns.clone();
         let expected = minis.counts();
         self.minis = Some(tokio::task::spawn_blocking(move || {
-            let off = |namespace: &Namespace| {
-                let expected = expected.get(&namespace.inum).copied().unwrap_or(0);
-                let found = namespace.enter(sysctl::mini_socket_count).ok().flatten();
-                found.is_some_and(|found| found.abs_diff(expected) > MINIS_TOLERANCE.max(expected / 20))
-            };
-            let off: Vec<Namespace> = namespaces(&wanted_netns)?.into_iter().filter(off).collect();
-            if off.is_empty() {
-                return Ok(Snapshot::default());
-            }
-            sock_diag::dump(&off, Wanted::MINI_SOCKETS)
+            let begun = Stopwatch::now();
+            (dump_differing(&wanted_netns, &expected), begun.elapsed())
         }));
     }
 
@@ -430,11 +450,16 @@ impl<'a> Live<'a> {
         let Some(dump) = self.minis.take() else {
             return Ok(());
         };
+        let Ok((snapshot, took)) = dump.await else {
+            return Ok(());
+        };
+        let begun = Stopwatch::now();
         // A namespace that is gone meanwhile is no trouble: its mini-sockets went with it.
-        match dump.await {
-            Ok(Ok(snapshot)) if !snapshot.complete_netns.is_empty() => self.follow.input(Input::MiniSockets(snapshot)),
-            _ => Ok(()),
+        if let Some(snapshot) = snapshot.ok().filter(|snapshot| !snapshot.complete_netns.is_empty()) {
+            self.follow.input(Input::MiniSockets(snapshot))?;
         }
+        self.minis_at = begun + CHECK_MINIS_EVERY.max((took + begun.elapsed()) * 100);
+        Ok(())
     }
 
     /// Everything that was seen is shown, and the programs are detached.
@@ -459,7 +484,7 @@ impl<'a> Live<'a> {
             // The counts that a sample goes by have to be complete.
             self.follow.hand_out_closed()?;
             let asked = Asked::new(self.follow.tally.as_ref(), &self.follow.tracker);
-            let (facts, _) = self.sampler.sample(&asked)?;
+            let facts = self.sampler.sample(&asked)?;
             self.follow.input(Input::Facts(Box::new(facts)))?;
         }
         self.follow.finish()

@@ -35,6 +35,7 @@ use super::{
 use crate::core::{
     endpoint::{Endpoint, Tuple},
     finding::{ClosedSocket, Holder},
+    snapshot::Socket,
     state::State,
 };
 
@@ -67,7 +68,6 @@ pub fn find(owners: &Owners, listed: &FxHashSet<u64>) -> Result<Closed> {
     let mut suspects: Vec<(u64, Holder)> = owners
         .sockets()
         .filter(|(inode, _)| !listed.contains(inode))
-        .filter_map(|(inode, holders)| Some((inode, *holders.first()?)))
         .filter(|(_, holder)| may_be_tcp(*holder))
         .collect();
     let began = Instant::now();
@@ -107,11 +107,14 @@ fn may_be_tcp(holder: Holder) -> bool {
 }
 
 fn all_listed(namespaces: &[Namespace]) -> Result<FxHashSet<u64>> {
-    let mut listed = sock_diag::dump(namespaces, Wanted::WITH_FILE)?.inodes();
+    let mut listed = FxHashSet::default();
+    let mut list = |socket: &Socket| {
+        listed.insert(socket.inode);
+        false
+    };
+    sock_diag::dump_some(namespaces, Wanted::WITH_FILE, &mut list)?;
     // A kernel without MPTCP has none to list.
-    if let Ok(mptcp) = sock_diag::dump(namespaces, Wanted::MPTCP_WITH_FILE) {
-        listed.extend(mptcp.inodes());
-    }
+    let _ = sock_diag::dump_some(namespaces, Wanted::MPTCP_WITH_FILE, &mut list);
     Ok(listed)
 }
 

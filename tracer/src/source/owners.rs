@@ -6,7 +6,7 @@
 use std::{fs, io::ErrorKind, os::unix::ffi::OsStrExt, path::Path};
 
 use procfs::process::{LimitValue, Process as ProcProcess};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 use crate::core::{
     connection::{Process, ProcessSource},
@@ -14,12 +14,23 @@ use crate::core::{
     transition::Comm,
 };
 
-/// The holders of all sockets that can be seen.
+/// The holders of all sockets that can be seen; there may be a million.
 #[derive(Clone, Debug, Default)]
 pub struct Owners {
-    by_inode: FxHashMap<u64, Vec<Holder>>,
+    processes: Vec<(u32, Comm)>,
+    /// Sorted by inode.
+    descriptors: Vec<Descriptor>,
     /// Processes whose descriptors could not be read, for want of privilege.
     pub denied: usize,
+}
+
+/// A descriptor of a socket.
+#[derive(Clone, Copy, Debug)]
+struct Descriptor {
+    inode: u64,
+    /// Its place among the processes.
+    process: u32,
+    fd: i32,
 }
 
 impl Owners {
@@ -32,6 +43,8 @@ impl Owners {
                 owners.scan_process(pid, &entry.path());
             }
         }
+        // A stable sort: of one socket they stay in the order of the processes.
+        owners.descriptors.sort_by_key(|descriptor| descriptor.inode);
         owners
     }
 
@@ -44,7 +57,8 @@ impl Owners {
                 return;
             }
         };
-        let mut comm = None;
+        let process = self.processes.len() as u32;
+        let found = self.descriptors.len();
         for descriptor in descriptors.flatten() {
             let Ok(target) = fs::read_link(descriptor.path()) else {
                 continue;
@@ -55,26 +69,35 @@ impl Owners {
             let Some(fd) = descriptor.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            let comm = *comm.get_or_insert_with(|| read_comm(folder));
-            self.by_inode.entry(inode).or_default().push(Holder { pid, comm, fd });
+            self.descriptors.push(Descriptor { inode, process, fd });
+        }
+        if self.descriptors.len() > found {
+            self.processes.push((pid, read_comm(folder)));
         }
     }
 
     /// All descriptors of a socket, over all processes that share it.
-    #[must_use]
-    pub fn of(&self, inode: u64) -> &[Holder] {
-        self.by_inode.get(&inode).map_or(&[], Vec::as_slice)
+    pub fn of(&self, inode: u64) -> impl Iterator<Item = Holder> + '_ {
+        let first = self.descriptors.partition_point(|descriptor| descriptor.inode < inode);
+        let its = self.descriptors[first..].iter().take_while(move |descriptor| descriptor.inode == inode);
+        its.map(|descriptor| self.holder(*descriptor))
     }
 
-    /// Every socket that somebody holds, with its inode.
-    pub fn sockets(&self) -> impl Iterator<Item = (u64, &[Holder])> {
-        self.by_inode.iter().map(|(inode, holders)| (*inode, holders.as_slice()))
+    /// Every socket that somebody holds, by its inode, with one of its holders.
+    pub fn sockets(&self) -> impl Iterator<Item = (u64, Holder)> + '_ {
+        let sockets = self.descriptors.chunk_by(|one, next| one.inode == next.inode);
+        sockets.map(|its| (its[0].inode, self.holder(its[0])))
     }
 
     /// Inodes of all sockets that a dump does not list.
     #[must_use]
     pub fn unlisted(&self, listed: &FxHashSet<u64>) -> FxHashSet<u64> {
-        self.by_inode.keys().copied().filter(|inode| !listed.contains(inode)).collect()
+        self.sockets().map(|(inode, _)| inode).filter(|inode| !listed.contains(inode)).collect()
+    }
+
+    fn holder(&self, Descriptor { process, fd, .. }: Descriptor) -> Holder {
+        let (pid, comm) = self.processes[process as usize];
+        Holder { pid, comm, fd }
     }
 
     /// One process that holds the socket: the one with the lowest id, which for a forking server is the parent.
@@ -83,7 +106,7 @@ impl Owners {
         if inode == 0 {
             return None;
         }
-        let holder = self.of(inode).iter().min_by_key(|holder| holder.pid)?;
+        let holder = self.of(inode).min_by_key(|holder| holder.pid)?;
         Some(Process { pid: holder.pid, comm: holder.comm, source: ProcessSource::Holder })
     }
 }
@@ -130,7 +153,7 @@ mod tests {
         let path = format!("/proc/self/fd/{}", listener.as_raw_fd());
         let inode = fs::metadata(path).expect("its inode").ino();
         let owners = Owners::scan();
-        let mine: Vec<_> = owners.of(inode).iter().filter(|holder| holder.pid == std::process::id()).collect();
+        let mine: Vec<_> = owners.of(inode).filter(|holder| holder.pid == std::process::id()).collect();
         assert_eq!(mine.len(), 1);
         assert_eq!(mine[0].fd, listener.as_raw_fd());
         assert_eq!(owners.process_of(inode).map(|process| process.pid), Some(std::process::id()));

@@ -66,15 +66,25 @@ impl Wanted {
 /// Dumps several namespaces. One that cannot be dumped (it is gone, or may not be entered) is not among the snapshot's
 /// complete ones; only when none can is that an error.
 pub fn dump(namespaces: &[Namespace], wanted: Wanted) -> Result<Snapshot> {
+    dump_some(namespaces, wanted, &mut |_| true)
+}
+
+/// A dump with only those sockets in it that `keep` keeps: of a million, a look may want few. It is asked about each
+/// one, about some more than once.
+pub fn dump_some(
+    namespaces: &[Namespace],
+    wanted: Wanted,
+    keep: &mut (dyn FnMut(&Socket) -> bool + Send),
+) -> Result<Snapshot> {
     let mut snapshot = Snapshot { started_ns: monotonic_ns(), ..Snapshot::default() };
     let mut first_error = None;
     for namespace in namespaces {
-        match namespace.enter(|| dump_here(namespace.inum, wanted)).and_then(|result| result) {
-            Ok(sockets) => {
-                snapshot.sockets.extend(sockets);
-                snapshot.complete_netns.push(namespace.inum);
-            }
+        let kept = snapshot.sockets.len();
+        let mut here = || dump_here(namespace.inum, wanted, keep, &mut snapshot.sockets);
+        match namespace.enter(&mut here).and_then(|result| result) {
+            Ok(()) => snapshot.complete_netns.push(namespace.inum),
             Err(error) => {
+                snapshot.sockets.truncate(kept);
                 first_error.get_or_insert(error);
             }
         }
@@ -87,11 +97,15 @@ pub fn dump(namespaces: &[Namespace], wanted: Wanted) -> Result<Snapshot> {
 }
 
 /// Dumps the current thread's namespace, IPv4 and IPv6. A dump that a change of the tables interrupted is taken again.
-fn dump_here(netns: u32, wanted: Wanted) -> Result<Vec<Socket>> {
+fn dump_here(
+    netns: u32,
+    wanted: Wanted,
+    keep: &mut dyn FnMut(&Socket) -> bool,
+    sockets: &mut Vec<Socket>,
+) -> Result<()> {
     const TRIES: usize = 3;
     let mut socket = NetlinkSocket::new(NETLINK_SOCK_DIAG).context("cannot open a netlink socket")?;
     socket.bind_auto().context("cannot bind a netlink socket")?;
-    let mut sockets = Vec::new();
     for family in [AF_INET, AF_INET6] {
         let kept = sockets.len();
         for _ in 0..TRIES {
@@ -99,12 +113,12 @@ fn dump_here(netns: u32, wanted: Wanted) -> Result<Vec<Socket>> {
             socket
                 .send_to(&request(family, wanted), &SocketAddr::new(0, 0), 0)
                 .context("cannot send a sock_diag request")?;
-            if receive(&socket, netns, &mut sockets)? {
+            if receive(&socket, netns, keep, sockets)? {
                 break;
             }
         }
     }
-    Ok(sockets)
+    Ok(())
 }
 
 /// `struct inet_diag_req_v2` in a netlink message. A protocol whose number is too large for its place is told in an
@@ -128,7 +142,12 @@ fn request(family: u8, wanted: Wanted) -> Vec<u8> {
 }
 
 /// Receives one dump to its end; false when it was interrupted and has to be taken again.
-fn receive(socket: &NetlinkSocket, netns: u32, sockets: &mut Vec<Socket>) -> Result<bool> {
+fn receive(
+    socket: &NetlinkSocket,
+    netns: u32,
+    keep: &mut dyn FnMut(&Socket) -> bool,
+    sockets: &mut Vec<Socket>,
+) -> Result<bool> {
     let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
     let mut whole = true;
     loop {
@@ -142,7 +161,7 @@ fn receive(socket: &NetlinkSocket, netns: u32, sockets: &mut Vec<Socket>) -> Res
             match message.message_type() {
                 NLMSG_DONE => return Ok(whole),
                 NLMSG_ERROR => bail!("sock_diag refused: {}", error_in(payload)),
-                SOCK_DIAG_BY_FAMILY => sockets.extend(decode(payload, netns)),
+                SOCK_DIAG_BY_FAMILY => sockets.extend(decode(payload, netns).filter(|socket| keep(socket))),
                 _ => {}
             }
             let length = (message.length() as usize).next_multiple_of(4);

@@ -333,7 +333,7 @@ impl Observer {
         }
         tracker.snapshot_begins();
         let snapshot = sock_diag::dump(&[Namespace::own().expect("a namespace")], Wanted::ALL).expect("a dump");
-        tracker.merge(&snapshot, MergeKind::Resync, &|_| None, &mut effects);
+        tracker.merge(snapshot.clone(), MergeKind::Resync, &|_| None, &mut effects);
         self.compare_open(&tracker, &table, true);
         tracker.advance(monotonic_ns() + 1_000_000_000, &mut effects);
         let refused = (0..EACH).filter(|number| ending(*number) == b'a').count();

@@ -129,7 +129,7 @@ fn with_time_wait(count: u16) -> Tracker {
     };
     let snapshot =
         Snapshot { started_ns: NOW, ended_ns: NOW, complete_netns: vec![1], sockets: (0..count).map(mini).collect() };
-    tracker.merge(&snapshot, MergeKind::StartUp, &|_| None, &mut Effects::default());
+    tracker.merge(snapshot.clone(), MergeKind::StartUp, &|_| None, &mut Effects::default());
     tracker
 }
 
@@ -384,7 +384,7 @@ fn a_peer_that_does_not_close_is_told_when_it_lasts() {
         complete_netns: vec![1],
         sockets: vec![waiting],
     };
-    tracker.merge(&snapshot, MergeKind::StartUp, &|_| None, &mut Effects::default());
+    tracker.merge(snapshot.clone(), MergeKind::StartUp, &|_| None, &mut Effects::default());
     let found = detect(&tracker, &Tally::default(), &facts(vec![waiting]), &Thresholds::default());
     assert_eq!((found[0].kind, found[0].count), (Kind::PeerNotClosing, 1));
     assert_eq!((found[0].oldest_ns, found[0].oldest_certainty), (61 * SECOND, Certainty::AtLeast));

@@ -8,10 +8,9 @@ use crate::core::{
 };
 
 /// What is known of a connection's end. It is judged only when the connection leaves the tracker: the RST that tells
-/// an abort from a normal close is sent just *after* the transition.
+/// an abort from a normal close is sent just *after* the transition. When it closed is when the entry's CLOSE began.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Close {
-    pub(super) mono_ns: u64,
     /// The state it closed from.
     from: State,
     pub(super) error: Errno,
@@ -20,8 +19,8 @@ pub(super) struct Close {
     pub(super) fin_received: Option<bool>,
     linger: bool,
     orphaned: bool,
-    /// Inode of the file that still referred to the socket when it closed by itself.
-    pub(super) file_left: Option<u64>,
+    /// A file still referred to the socket when it closed by itself: the last one known.
+    pub(super) file_left: bool,
     /// The transition was seen.
     seen: bool,
     pub(super) reset_sent: bool,
@@ -30,34 +29,30 @@ pub(super) struct Close {
 impl Close {
     pub(super) fn seen(transition: &Transition) -> Self {
         Self {
-            mono_ns: transition.mono_ns,
             from: transition.old,
             error: transition.error(),
             context: transition.context,
             fin_received: transition.details.map(|details| details.fin_received),
             linger: transition.details.is_some_and(|details| details.linger),
             orphaned: transition.details.is_some_and(|details| details.orphaned),
-            file_left: transition
-                .details
-                // A close() of the program's own leaves no error; everything else leaves it its descriptor.
-                .filter(|details| details.inode != 0)
-                .filter(|details| transition.context != Context::Process || details.error != Errno::NONE)
-                .map(|details| details.inode),
+            // A close() of the program's own leaves no error; everything else leaves it its descriptor.
+            file_left: transition.details.is_some_and(|details| {
+                details.inode != 0 && (transition.context != Context::Process || details.error != Errno::NONE)
+            }),
             seen: true,
             reset_sent: false,
         }
     }
 
-    pub(super) fn missed(from: State, mono_ns: u64) -> Self {
+    pub(super) fn missed(from: State) -> Self {
         Self {
-            mono_ns,
             from,
             error: Errno::NONE,
             context: Context::Unknown,
             fin_received: matches!(from, State::CLOSE_WAIT | State::LAST_ACK | State::CLOSING).then_some(true),
             linger: false,
             orphaned: false,
-            file_left: None,
+            file_left: false,
             seen: false,
             reset_sent: false,
         }

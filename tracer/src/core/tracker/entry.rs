@@ -5,13 +5,13 @@ use crate::core::{
     connection::{AfterClose, Certainty, Connection, Opening, Process, ProcessSource, Span},
     endpoint::Tuple,
     state::State,
-    transition::{Comm, Context, Errno, SocketId, Task, Transition},
+    transition::{Comm, Context, Errno, SocketId, SocketKey, Task, Transition},
 };
 
 /// States that a connection can pass through without repeating one: SYN_SENT, SYN_RECV, ESTABLISHED, then FIN_WAIT1 and
-/// FIN_WAIT2 or CLOSING, or CLOSE_WAIT and LAST_ACK; one to spare. More happens only when events contradict each other;
-/// their time then goes to the last span, marked unknown.
-const SPANS: usize = 6;
+/// FIN_WAIT2 or CLOSING, or CLOSE_WAIT and LAST_ACK. More happens only when events contradict each other; their time
+/// then goes to the last span, marked unknown.
+const SPANS: usize = 5;
 
 /// Finished spans, in place.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +39,10 @@ impl Spans {
         }
     }
 
+    fn sum_ns(&self) -> u64 {
+        self.ns.iter().fold(0, |sum, ns| sum.saturating_add(*ns))
+    }
+
     fn to_vec(self) -> Vec<Span> {
         (0..usize::from(self.count))
             .map(|at| Span { state: self.state[at], ns: self.ns[at], certainty: self.certainty[at] })
@@ -49,20 +53,21 @@ impl Spans {
 /// A connection in the tracker.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
+    /// What it is found by: the socket's cookie or its address.
+    pub(super) key: SocketKey,
     pub(super) socket: SocketId,
     pub(super) tuple: Tuple,
     pub(super) state: State,
     /// How well the beginning of the current state is known.
     since_certainty: Certainty,
     pub(super) opening: Opening,
-    /// `opened_ns` is the real opening.
+    /// The first span begins with the real opening.
     opened_known: bool,
     pub(super) gap: bool,
     counters_known: bool,
     pub(super) process: Option<(u32, Comm, ProcessSource)>,
-    /// When the current state began, ns.
+    /// When the current state began, ns; once it is closed, when it closed.
     pub(super) since_ns: u64,
-    opened_ns: u64,
     /// Last time something was heard of it, ns.
     pub(super) heard_ns: u64,
     spans: Spans,
@@ -87,6 +92,7 @@ impl Entry {
     pub(super) fn new(socket: SocketId, tuple: Tuple, state: State, since_ns: u64, opening: Opening) -> Self {
         let known = opening != Opening::PreExisting;
         Self {
+            key: socket.key(),
             socket,
             tuple,
             state,
@@ -97,7 +103,6 @@ impl Entry {
             counters_known: false,
             process: None,
             since_ns,
-            opened_ns: since_ns,
             heard_ns: since_ns,
             spans: Spans::EMPTY,
             bytes_received: 0,
@@ -224,7 +229,7 @@ impl Entry {
 
     /// When it opened, if that was seen.
     pub(super) fn opened_ns(&self) -> Option<u64> {
-        self.opened_known.then_some(self.opened_ns)
+        self.opened_known.then(|| self.since_ns.saturating_sub(self.spans.sum_ns()))
     }
 
     /// The record of an ended connection, or of an open one as of `now_ns`.
@@ -248,12 +253,12 @@ impl Entry {
             socket: self.socket,
             tuple: self.tuple,
             opened_ns: self.opened_ns(),
-            ended_ns: close.map(|close| close.mono_ns),
+            ended_ns: close.map(|_| self.since_ns),
             opening: self.opening,
             closing: close.map(|close| close.closing(self)),
             error: close.map_or(Errno::NONE, |close| close.error),
             reset_cause: close.and_then(|close| close.reset_cause(self)),
-            file_left: close.and_then(|close| close.file_left),
+            file_left: close.and_then(|close| close.file_left.then_some(self.inode)),
             after_close: close.map_or(AfterClose::None, |close| close.after(self)),
             spans,
             bytes_in: self.counters_known.then(|| self.bytes_received.saturating_sub(u64::from(fin_received))),

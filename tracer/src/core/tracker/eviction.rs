@@ -14,23 +14,16 @@ impl Tracker {
                 return;
             }
         }
-        let capacity = self.entries.capacity().max(1);
         let mut victim = None;
-        let mut looked_at = 0;
-        for step in 0..capacity {
-            let index = (self.eviction_hand + step) % capacity;
-            if let Some(entry) = self.entries.get(index) {
-                victim = Some((index, entry.socket));
-                looked_at += 1;
-                if entry.state != State::CLOSE_WAIT || looked_at >= LOOK_AT {
-                    break;
-                }
+        for (looked_at, (place, entry)) in (1..).zip(self.entries.iter_from(self.eviction_hand)) {
+            victim = Some((place, entry.key));
+            if entry.state != State::CLOSE_WAIT || looked_at >= LOOK_AT {
+                break;
             }
         }
-        if let Some((index, socket)) = victim {
-            self.eviction_hand = index + 1;
-            let key = if self.by_key.get(&socket.key()) == Some(&index) { socket.key() } else { socket.address_key() };
-            self.forget(key);
+        if let Some((place, key)) = victim {
+            self.eviction_hand = place.next();
+            self.entries.remove(key);
             self.counts.evicted += 1;
         }
     }

@@ -6,7 +6,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Effects, Entry, Tracker, annotate, missed, repair};
+use super::{Effects, Entry, Place, Tracker, annotate, missed, repair};
 use crate::core::{
     connection::{Opening, Process},
     endpoint::Tuple,
@@ -42,6 +42,18 @@ fn nowhere(tuple: &Tuple) -> Tuple {
     Tuple { netns: 0, ..*tuple }
 }
 
+/// Each in its turn; what they take of memory becomes free by and by, and not with the last one.
+fn given_back(mut sockets: Vec<Socket>) -> impl Iterator<Item = Socket> {
+    const AT_A_TIME: usize = 65_536;
+    sockets.reverse();
+    std::iter::from_fn(move || {
+        if sockets.len().is_multiple_of(AT_A_TIME) {
+            sockets.shrink_to_fit();
+        }
+        sockets.pop()
+    })
+}
+
 /// What a snapshot is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MergeKind {
@@ -65,10 +77,11 @@ impl Tracker {
         self.closed_meanwhile = None;
     }
 
-    /// Merges a dump. `holder` finds the process that holds a socket, by its inode.
+    /// Merges a dump and lets go of it meanwhile: that of a million sockets is half as large as what becomes of it.
+    /// `holder` finds the process that holds a socket, by its inode.
     pub fn merge(
         &mut self,
-        snapshot: &Snapshot,
+        mut snapshot: Snapshot,
         kind: MergeKind,
         holder: &dyn Fn(u64) -> Option<Process>,
         effects: &mut Effects,
@@ -88,10 +101,10 @@ impl Tracker {
         }
         self.listeners.find_owners(holder);
         let by_tuple = self.address_keys_by_tuple();
-        let full = |socket: &&Socket| {
-            socket.kind == SocketKind::Full && socket.state != State::LISTEN && socket.state != State::CLOSE
-        };
-        for socket in snapshot.sockets.iter().filter(full) {
+        let others = snapshot.sockets.extract_if(.., |socket| socket.kind != SocketKind::Full).collect();
+        let sockets = std::mem::replace(&mut snapshot.sockets, others);
+        let snapshot = &snapshot;
+        for socket in given_back(sockets).filter(|socket| ![State::LISTEN, State::CLOSE].contains(&socket.state)) {
             let key = SocketId::from_cookie(socket.cookie).key();
             if closed.contains(key, &socket.tuple) {
                 continue;
@@ -99,11 +112,10 @@ impl Tracker {
             // It stays under its address: later events may still not carry the cookie that the dump gave it.
             let by_address = by_tuple.get(&socket.tuple).or_else(|| by_tuple.get(&nowhere(&socket.tuple)));
             let same = |known: &&SocketKey| {
-                let entry = self.by_key.get(known).and_then(|index| self.entries.get(*index));
-                entry.is_some_and(|entry| [0, socket.cookie].contains(&entry.socket.cookie))
+                self.entries.of(**known).is_some_and(|entry| [0, socket.cookie].contains(&entry.socket.cookie))
             };
-            let known = if self.by_key.contains_key(&key) { None } else { by_address.filter(same) };
-            self.merge_socket(known.copied().unwrap_or(key), socket, snapshot, kind, holder, effects);
+            let known = if self.entries.contains(key) { None } else { by_address.filter(same) };
+            self.merge_socket(known.copied().unwrap_or(key), &socket, snapshot, kind, holder, effects);
         }
         if kind != MergeKind::StartUp {
             self.close_absent(snapshot, effects);
@@ -119,40 +131,34 @@ impl Tracker {
 
     /// Sockets that are known without a cookie; a dump knows the cookie, and the ends are what both have.
     fn address_keys_by_tuple(&self) -> FxHashMap<Tuple, SocketKey> {
-        if self.by_address == 0 {
+        if !self.entries.has_addresses() {
             return FxHashMap::default();
         }
-        let tuple = |(key, index): (&SocketKey, &usize)| {
-            let entry = self.entries.get(*index).filter(|entry| entry.close.is_none())?;
-            (key.is_address() && entry.tuple.is_complete()).then_some((entry.tuple, *key))
-        };
-        self.by_key.iter().filter_map(tuple).collect()
+        let unnamed = |entry: &&Entry| entry.close.is_none() && entry.key.is_address() && entry.tuple.is_complete();
+        self.entries.iter().map(|(_, entry)| entry).filter(unnamed).map(|entry| (entry.tuple, entry.key)).collect()
     }
 
     /// The connection that a dump found and that an event without a cookie goes on with. A dump tells no addresses, so
     /// the ends must do; from then on it is found by the address.
-    pub(super) fn adopt(&mut self, key: SocketKey, tuple: &Tuple) -> Option<usize> {
+    pub(super) fn adopt(&mut self, key: SocketKey, tuple: &Tuple) -> Option<Place> {
         if !key.is_address() || !tuple.is_complete() {
             return None;
         }
-        let (by_key, entries) = (&self.by_key, &self.entries);
+        let entries = &self.entries;
         let unaddressed = |entry: &&Entry| entry.close.is_none() && entry.socket.address == KernelAddress(0);
         let found = self.found_by_ends.get_or_insert_with(|| {
-            let ends = |(key, index): (&SocketKey, &usize)| {
-                let entry = entries.get(*index).filter(unaddressed)?;
-                Some(((entry.tuple.local, entry.tuple.remote), *key))
-            };
-            by_key.iter().filter_map(ends).collect()
+            let ends = |entry: &Entry| ((entry.tuple.local, entry.tuple.remote), entry.key);
+            entries.iter().map(|(_, entry)| entry).filter(unaddressed).map(ends).collect()
         });
         let from = *found.get(&(tuple.local, tuple.remote))?;
-        let index = *by_key.get(&from)?;
-        let entry = entries.get(index).filter(unaddressed)?;
+        let entry = entries.of(from).filter(unaddressed)?;
         let same = (entry.tuple.local, entry.tuple.remote) == (tuple.local, tuple.remote)
             && (tuple.netns == 0 || tuple.netns == entry.tuple.netns);
         if !same {
             return None;
         }
-        self.rekey(from, key).is_some().then_some(index)
+        self.entries.rekey(from, key)?;
+        self.entries.find(key)
     }
 
     fn merge_socket(
@@ -167,25 +173,25 @@ impl Tracker {
         let served = self.listeners.serves(&socket.tuple);
         let unheard = |entry: &Entry| entry.heard_ns < snapshot.started_ns;
         let over = |entry: &Entry| entry.close.is_some() || entry.is_over(socket.state, &socket.tuple);
-        let mut known = self.by_key.get(&key).copied();
-        if let Some(index) = known
-            && self.entries.get(index).is_some_and(|entry| unheard(entry) && over(entry))
+        let mut known = self.entries.find(key);
+        if let Some(place) = known
+            && self.entries.get(place).is_some_and(|entry| unheard(entry) && over(entry))
         {
             // The socket has begun another connection since, unseen.
-            self.close_unseen(index, key, snapshot.started_ns, effects);
+            self.close_unseen(place, key, snapshot.started_ns, effects);
             self.release_now(key, effects);
             known = None;
             key = SocketId::from_cookie(socket.cookie).key();
         }
-        let index = match known {
-            Some(index) => index,
+        let place = match known {
+            Some(place) => place,
             None => {
                 let entry = self.found(socket, snapshot, kind, effects);
                 self.insert(key, entry, effects)
             }
         };
         let round = self.snapshots;
-        let Some(entry) = self.entries.get_mut(index) else {
+        let Some(entry) = self.entries.get_mut(place) else {
             return;
         };
         entry.in_snapshot = round;
@@ -256,26 +262,19 @@ impl Tracker {
                 && entry.heard_ns < snapshot.started_ns
                 && snapshot.complete_netns.contains(&entry.tuple.netns)
         };
-        let mut gone: Vec<(SocketKey, usize)> = self
-            .by_key
-            .iter()
-            .filter(|(_, index)| self.entries.get(**index).is_some_and(absent))
-            .map(|(key, index)| (*key, *index))
-            .collect();
-        // In an order that does not depend on kernel addresses.
-        gone.sort_unstable_by_key(|(_, index)| *index);
-        for (key, index) in gone {
-            self.close_unseen(index, key, snapshot.started_ns, effects);
+        let gone: Vec<(Place, SocketKey)> =
+            self.entries.iter().filter(|(_, entry)| absent(entry)).map(|(place, entry)| (place, entry.key)).collect();
+        for (place, key) in gone {
+            self.close_unseen(place, key, snapshot.started_ns, effects);
         }
     }
 
     /// What is known of the connection that a repaired transition belongs to.
     #[must_use]
     pub fn annotation(&self, socket: SocketId) -> super::Annotation {
-        self.by_key
-            .get(&socket.key())
-            .or_else(|| self.by_key.get(&socket.address_key()))
-            .and_then(|index| self.entries.get(*index))
+        self.entries
+            .of(socket.key())
+            .or_else(|| self.entries.of(socket.address_key()))
             .map_or_else(super::Annotation::default, |entry| annotate(entry, None))
     }
 }

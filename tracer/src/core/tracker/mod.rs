@@ -4,7 +4,7 @@
 //! CLOSE; the same socket may then begin another (connect, disconnect, connect again). When the state that a transition
 //! leaves is not the one that is known, transitions were missed: they are inferred, marked and counted.
 //!
-//! - `entry`: one connection, kept small
+//! - `entry`: one connection, kept small; `entries`: all of them
 //! - `close`: what a CLOSE means
 //! - `listeners`: whose listener a passive connection came through
 //! - `merge`: what a sock_diag snapshot adds and corrects
@@ -12,6 +12,7 @@
 //! - `eviction`: who has to go when there is no room
 
 mod close;
+mod entries;
 mod entry;
 mod eviction;
 mod listeners;
@@ -28,10 +29,10 @@ pub use merge::MergeKind;
 use std::collections::VecDeque;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use slab::Slab;
 
 use self::{
     close::Close,
+    entries::{Entries, Place},
     entry::Entry,
     listeners::Listeners,
     merge::ClosedMeanwhile,
@@ -105,10 +106,7 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Tracker {
     limits: Limits,
-    entries: Slab<Entry>,
-    by_key: FxHashMap<SocketKey, usize>,
-    /// How many of `by_key` are kernel addresses.
-    by_address: usize,
+    entries: Entries,
     listeners: Listeners,
     minis: MiniSockets,
     /// Closed connections and when their grace ends.
@@ -120,7 +118,8 @@ pub struct Tracker {
     snapshots: u32,
     /// Namespaces of which every socket is known, since a dump that was complete for them.
     whole_netns: FxHashSet<u32>,
-    eviction_hand: usize,
+    /// Where to look first for one to let go.
+    eviction_hand: Place,
     counts: Counts,
     now_ns: u64,
 }
@@ -129,11 +128,10 @@ impl Tracker {
     /// An empty tracker.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
+        let limits = Limits { max_connections: limits.max_connections.min(Entries::MOST), ..limits };
         Self {
             limits,
-            entries: Slab::new(),
-            by_key: FxHashMap::default(),
-            by_address: 0,
+            entries: Entries::default(),
             listeners: Listeners::default(),
             minis: MiniSockets::new(limits.max_connections),
             closing: VecDeque::new(),
@@ -141,7 +139,7 @@ impl Tracker {
             found_by_ends: None,
             snapshots: 0,
             whole_netns: FxHashSet::default(),
-            eviction_hand: 0,
+            eviction_hand: Place::default(),
             counts: Counts::default(),
             now_ns: 0,
         }
@@ -175,8 +173,8 @@ impl Tracker {
             (State::LISTEN, State::SYN_RECV) => self.open(key, transition, Opening::Passive, effects),
             // SOCK_DESTROY of something that is closed already.
             (State::CLOSE, State::CLOSE) => {
-                if let Some(index) = self.by_key.get(&key).copied() {
-                    self.close_unseen(index, key, transition.mono_ns, effects);
+                if let Some(place) = self.entries.find(key) {
+                    self.close_unseen(place, key, transition.mono_ns, effects);
                 }
                 Annotation { tuple: Some(transition.tuple), ..Annotation::default() }
             }
@@ -202,7 +200,7 @@ impl Tracker {
                 entry.reset_sent_ns = reset.mono_ns;
                 // The grace is a matter of the events' time, not of when the record happens to be handed out.
                 if let Some(close) = &mut entry.close
-                    && reset.mono_ns.saturating_sub(close.mono_ns) <= RESET_GRACE_NS
+                    && reset.mono_ns.saturating_sub(entry.since_ns) <= RESET_GRACE_NS
                 {
                     close.reset_sent = true;
                     let (tuple, after) = (entry.tuple, entry.close.map(|close| close.after(entry)));
@@ -216,7 +214,7 @@ impl Tracker {
 
     /// Lets a connection go that turned out not to be wanted; returns whether it was known.
     pub fn forget_socket(&mut self, socket: SocketId) -> bool {
-        self.forget(socket.key()).or_else(|| self.forget(socket.address_key())).is_some()
+        self.entries.remove(socket.key()).or_else(|| self.entries.remove(socket.address_key())).is_some()
     }
 
     /// Tells that it is `now_ns`: closed connections whose grace is over are handed out, ended mini-sockets cleared.
@@ -309,8 +307,7 @@ impl Tracker {
     }
 
     fn entry_of(&self, cookie: u64) -> Option<&Entry> {
-        let index = self.by_key.get(&SocketId::from_cookie(cookie).key())?;
-        self.entries.get(*index)
+        self.entries.of(SocketId::from_cookie(cookie).key())
     }
 
     /// The mini-sockets that should exist.
@@ -329,31 +326,18 @@ impl Tracker {
     /// for it) is moved over.
     fn key_of(&mut self, transition: &Transition) -> SocketKey {
         let key = transition.socket.key();
-        if !key.is_address() && self.by_address > 0 && !self.by_key.contains_key(&key) {
+        if !key.is_address() && self.entries.has_addresses() {
             let address_key = transition.socket.address_key();
-            if let Some(entry) = self.rekey(address_key, key) {
+            if let Some(entry) = self.entries.rekey(address_key, key) {
                 entry.socket.cookie = transition.socket.cookie;
             }
         }
         key
     }
 
-    /// Finds an open connection under another key from now on. A closed one stays: the address is in use again.
-    fn rekey(&mut self, from: SocketKey, to: SocketKey) -> Option<&mut Entry> {
-        let index = *self.by_key.get(&from)?;
-        let entry = self.entries.get_mut(index).filter(|entry| entry.close.is_none())?;
-        if self.by_key.contains_key(&to) {
-            return None;
-        }
-        self.by_key.remove(&from);
-        self.by_key.insert(to, index);
-        self.by_address = self.by_address + usize::from(to.is_address()) - usize::from(from.is_address());
-        Some(entry)
-    }
-
     fn lookup(&mut self, key: SocketKey, address: SocketKey) -> Option<&mut Entry> {
-        let index = self.by_key.get(&key).or_else(|| self.by_key.get(&address)).copied()?;
-        self.entries.get_mut(index)
+        let place = self.entries.find(key).or_else(|| self.entries.find(address))?;
+        self.entries.get_mut(place)
     }
 
     fn listen(&mut self, key: SocketKey, transition: &Transition) -> Annotation {
@@ -394,14 +378,14 @@ impl Tracker {
             // LISTEN → CLOSE was missed.
             self.listeners.remove(key);
         }
-        let index = match self.open_entry(key, transition, effects).or_else(|| self.adopt(key, &transition.tuple)) {
-            Some(index) => index,
+        let place = match self.open_entry(key, transition, effects).or_else(|| self.adopt(key, &transition.tuple)) {
+            Some(place) => place,
             None => {
                 let entry = self.first_heard_of(transition, effects);
                 self.insert(key, entry, effects)
             }
         };
-        let Some(entry) = self.entries.get_mut(index) else {
+        let Some(entry) = self.entries.get_mut(place) else {
             return Annotation::default();
         };
         self.counts.repaired += repair(entry, transition.old, transition, effects);
@@ -426,21 +410,21 @@ impl Tracker {
         entry.enter(transition.new, transition.mono_ns, true);
         let tuple = entry.tuple;
         if transition.new == State::CLOSE {
-            self.close(index, key, Close::seen(transition));
+            self.close(place, key, Close::seen(transition));
         } else if matches!(transition.old, State::SYN_SENT | State::SYN_RECV) {
             // The local port may only now be known, or (before Linux 6.15) the peer of a passive connection.
             self.begin_use_of_tuple(&tuple);
         }
-        let annotation = self.entries.get(index).map_or_else(Annotation::default, |entry| annotate(entry, in_state_ns));
+        let annotation = self.entries.get(place).map_or_else(Annotation::default, |entry| annotate(entry, in_state_ns));
         Annotation { no_port, ..annotation }
     }
 
     /// The open connection that a transition goes on with. What else is under its key leaves.
-    fn open_entry(&mut self, key: SocketKey, transition: &Transition, effects: &mut Effects) -> Option<usize> {
-        let index = self.by_key.get(&key).copied()?;
-        let entry = self.entries.get(index)?;
+    fn open_entry(&mut self, key: SocketKey, transition: &Transition, effects: &mut Effects) -> Option<Place> {
+        let place = self.entries.find(key)?;
+        let entry = self.entries.get(place)?;
         if entry.close.is_none() && !entry.is_over(transition.old, &transition.tuple) {
-            return Some(index);
+            return Some(place);
         }
         self.end_if_open(key, transition, effects);
         None
@@ -452,23 +436,11 @@ impl Tracker {
         }
     }
 
-    fn insert(&mut self, key: SocketKey, entry: Entry, effects: &mut Effects) -> usize {
+    fn insert(&mut self, key: SocketKey, entry: Entry, effects: &mut Effects) -> Place {
         if self.entries.len() >= self.limits.max_connections {
             self.evict(effects);
         }
-        let index = self.entries.insert(entry);
-        if self.by_key.insert(key, index).is_none() && key.is_address() {
-            self.by_address += 1;
-        }
-        index
-    }
-
-    fn forget(&mut self, key: SocketKey) -> Option<Entry> {
-        let index = self.by_key.remove(&key)?;
-        if key.is_address() {
-            self.by_address -= 1;
-        }
-        self.entries.try_remove(index)
+        self.entries.insert(key, entry)
     }
 
     /// A socket begins anew: what is still open under its key was closed without our seeing it.
@@ -480,33 +452,32 @@ impl Tracker {
     }
 
     fn end_connection(&mut self, key: SocketKey, mono_ns: u64, effects: &mut Effects) {
-        if let Some(index) = self.by_key.get(&key).copied() {
-            self.close_unseen(index, key, mono_ns, effects);
+        if let Some(place) = self.entries.find(key) {
+            self.close_unseen(place, key, mono_ns, effects);
             self.release_now(key, effects);
         }
     }
 
     /// Marks an open connection as closed at some moment up to `mono_ns`.
-    fn close_unseen(&mut self, index: usize, key: SocketKey, mono_ns: u64, effects: &mut Effects) {
-        let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.close.is_none()) else {
+    fn close_unseen(&mut self, place: Place, key: SocketKey, mono_ns: u64, effects: &mut Effects) {
+        let Some(entry) = self.entries.get_mut(place).filter(|entry| entry.close.is_none()) else {
             return;
         };
         let from = entry.state;
         effects.repaired.push(missed(entry, from, State::CLOSE, mono_ns));
         self.counts.repaired += 1;
         entry.enter(State::CLOSE, mono_ns, false);
-        self.close(index, key, Close::missed(from, mono_ns));
+        self.close(place, key, Close::missed(from));
     }
 
     /// The CLOSE itself: what the kernel keeps begins now, the record waits for a RST that may follow.
-    fn close(&mut self, index: usize, key: SocketKey, mut close: Close) {
-        let Some(entry) = self.entries.get_mut(index) else {
+    fn close(&mut self, place: Place, key: SocketKey, mut close: Close) {
+        let Some(entry) = self.entries.get_mut(place) else {
             return;
         };
-        // The end is where the last span ends, also when time ran backwards.
-        close.mono_ns = close.mono_ns.max(entry.since_ns);
+        let closed_ns = entry.since_ns;
         close.reset_sent =
-            entry.reset_sent_ns != 0 && close.mono_ns.saturating_sub(entry.reset_sent_ns) <= RESET_BEFORE_CLOSE_NS;
+            entry.reset_sent_ns != 0 && closed_ns.saturating_sub(entry.reset_sent_ns) <= RESET_BEFORE_CLOSE_NS;
         entry.close = Some(close);
         let after = close.after(entry);
         let (process, socket, tuple) = (entry.process(), entry.socket, entry.tuple);
@@ -514,7 +485,7 @@ impl Tracker {
         // (tcp_keepalive_timer(), net/ipv4/tcp_timer.c).
         let fin_timeout_ns = self.limits.fin_timeout_ns;
         let fin_wait2_ns = if fin_timeout_ns > TIME_WAIT_NS { fin_timeout_ns - TIME_WAIT_NS } else { fin_timeout_ns };
-        self.minis.add(tuple, after, close.mono_ns, fin_wait2_ns, process);
+        self.minis.add(tuple, after, closed_ns, fin_wait2_ns, process);
         self.closing.push_back((self.now_ns.saturating_add(RESET_GRACE_NS), key));
         if let Some(closed) = &mut self.closed_meanwhile {
             closed.insert(key, socket, tuple);
@@ -523,9 +494,10 @@ impl Tracker {
 
     /// Hands out a closed connection whose turn in `closing` has come; its key may belong to a later one by now.
     fn release_closed(&mut self, key: SocketKey, until: u64, effects: &mut Effects) {
-        let due = self.by_key.get(&key).and_then(|index| self.entries.get(*index)).is_some_and(|entry| {
-            entry.close.is_some_and(|close| close.mono_ns.saturating_add(RESET_GRACE_NS) <= until)
-        });
+        let due = self
+            .entries
+            .of(key)
+            .is_some_and(|entry| entry.close.is_some() && entry.since_ns.saturating_add(RESET_GRACE_NS) <= until);
         if due {
             self.release_now(key, effects);
         }
@@ -533,9 +505,8 @@ impl Tracker {
 
     /// Hands out the closed connection under this key, if there is one.
     fn release_now(&mut self, key: SocketKey, effects: &mut Effects) {
-        let closed =
-            self.by_key.get(&key).and_then(|index| self.entries.get(*index)).is_some_and(|entry| entry.close.is_some());
-        if closed && let Some(entry) = self.forget(key) {
+        let closed = self.entries.of(key).is_some_and(|entry| entry.close.is_some());
+        if closed && let Some(entry) = self.entries.remove(key) {
             effects.ended.push(entry.to_connection(self.now_ns));
         }
     }

@@ -30,16 +30,14 @@ struct Outcome {
 /// Inner invariants that hold between any two calls.
 fn check(tracker: &Tracker) {
     assert!(tracker.len() <= tracker.limits.max_connections);
-    let indexes: HashSet<usize> = tracker.by_key.values().copied().collect();
-    assert_eq!((indexes.len(), tracker.by_key.len()), (tracker.entries.len(), tracker.entries.len()), "one key each");
-    assert_eq!(tracker.by_address, tracker.by_key.keys().filter(|key| key.is_address()).count());
+    assert!(tracker.entries.is_consistent());
     assert!(tracker.closing.iter().is_sorted_by_key(|(until, _)| until));
     assert!(tracker.listeners.is_consistent());
-    for (key, index) in &tracker.by_key {
-        let entry = tracker.entries.get(*index).expect("an entry for each key");
-        let queued = tracker.closing.iter().any(|(_, waiting)| waiting == key);
+    for (_, entry) in tracker.entries.iter() {
+        let queued = tracker.closing.iter().any(|(_, waiting)| *waiting == entry.key);
         assert!(entry.close.is_none() || queued, "what is closed waits to be handed out");
-        assert!([entry.socket.key(), entry.socket.address_key()].contains(key), "found by what it is known by");
+        let names = [entry.socket.key(), entry.socket.address_key()];
+        assert!(names.contains(&entry.key), "found by what it is known by");
     }
 }
 
@@ -188,9 +186,8 @@ mod legal {
             check(&tracker);
             assert_eq!(tracker.counts().repaired, effects.repaired.len() as u64);
             if transition.new == State::CLOSE {
-                let key = transition.socket.key();
-                let index = tracker.by_key.get(&key).expect("it waits for a RST");
-                assert!(tracker.entries[*index].close.is_some());
+                let entry = tracker.entries.of(transition.socket.key()).expect("it waits for a RST");
+                assert!(entry.close.is_some());
             }
         }
         tracker.flush(&mut effects);
@@ -434,8 +431,8 @@ mod adversarial {
                 Call::Transition(transition) => {
                     tracker.transition(transition, &mut effects);
                     if transition.new == State::CLOSE {
-                        let index = tracker.by_key.get(&transition.socket.key());
-                        assert!(index.is_none_or(|index| tracker.entries[*index].close.is_some()), "closed is closed");
+                        let entry = tracker.entries.of(transition.socket.key());
+                        assert!(entry.is_none_or(|entry| entry.close.is_some()), "closed is closed");
                     }
                 }
                 Call::Reset(reset) => tracker.reset(reset),
@@ -449,7 +446,7 @@ mod adversarial {
                 Call::Merge(snapshot, first) => {
                     let kind = if *first { MergeKind::StartUp } else { MergeKind::Resync };
                     let holder = |inode: u64| (inode > 1).then(|| process(1));
-                    tracker.merge(snapshot, kind, &holder, &mut effects);
+                    tracker.merge(snapshot.clone(), kind, &holder, &mut effects);
                 }
                 Call::MergeMinis(snapshot) => tracker.merge_minis(snapshot),
             }
@@ -471,11 +468,11 @@ mod adversarial {
         let mut effects = Effects::default();
         tracker.flush(&mut effects);
         assert_eq!(effects.ended.len() + open.len(), effects.ended.len() + tracker.len());
-        let known: Vec<(SocketKey, usize)> = tracker.by_key.iter().map(|(key, index)| (*key, *index)).collect();
+        let known: Vec<Place> = tracker.entries.iter().map(|(place, _)| place).collect();
         let before = effects.ended.len();
-        for (_, index) in known {
-            let entry = &tracker.entries[index];
-            let by_cookie = tracker.by_key.get(&entry.socket.key()) == Some(&index);
+        for place in known {
+            let entry = tracker.entries.get(place).expect("it is still there");
+            let by_cookie = entry.key == entry.socket.key();
             let socket = if by_cookie { entry.socket } else { SocketId { cookie: 0, address: entry.socket.address } };
             let last = Transition {
                 mono_ns: latest_ns,
@@ -492,8 +489,7 @@ mod adversarial {
         }
         tracker.flush(&mut effects);
         assert!(tracker.is_empty());
-        assert!(tracker.by_key.is_empty() && tracker.closing.is_empty());
-        assert_eq!(tracker.by_address, 0);
+        assert!(tracker.closing.is_empty() && !tracker.entries.has_addresses());
         assert_eq!(effects.ended.len() - before, open.len(), "each open one is handed out, once");
         for connection in &effects.ended {
             check_ended(connection, latest_ns);

@@ -8,7 +8,6 @@ use arrow_array::{
     types::{ArrowPrimitiveType, UInt8Type, UInt16Type, UInt32Type, UInt64Type},
 };
 use arrow_schema::FieldRef;
-use rustc_hash::FxHashMap;
 use serde::Deserialize;
 
 use super::{
@@ -17,10 +16,9 @@ use super::{
 };
 use crate::{
     core::{
-        connection::Process,
         endpoint::{Address, Endpoint, Tuple},
         finding::Facts,
-        input::{Dump, Input},
+        input::{Dump, Holders, Input},
         snapshot::{Snapshot, Socket, SocketKind, TcpInfo},
         state::State,
         tracker::MergeKind,
@@ -321,7 +319,7 @@ impl Rows {
         })
     }
 
-    fn dump(&self, row: usize, sockets: &mut Vec<Socket>) -> Result<(Snapshot, FxHashMap<u64, Process>)> {
+    fn dump(&self, row: usize, sockets: &mut Vec<Socket>) -> Result<(Snapshot, Holders)> {
         let detail: DumpDetail = self.detail(row)?;
         ensure!(detail.complete_netns.len() <= MAX_NETNS, "a dump of more than {MAX_NETNS} namespaces");
         let snapshot = Snapshot {

@@ -11,14 +11,12 @@ use arrow_array::{
     builder::{BinaryBuilder, StringBuilder},
 };
 use arrow_schema::{ArrowError, DataType, Field, Schema};
-use rustc_hash::FxHashMap;
 
 use super::{DumpDetail, FIN_RECEIVED, LINGER, MPTCP, ORPHANED, SEND_SHUTDOWN, kind};
 use crate::{
     core::{
-        connection::Process,
         endpoint::{Endpoint, Tuple},
-        input::Input,
+        input::{Holders, Input},
         snapshot::{Snapshot, Socket, SocketKind},
         state::State,
         transition::{Comm, Context, Details, Errno, KernelAddress, Origin, Reset, ResetDirection, Transition},
@@ -245,7 +243,7 @@ impl RecordingColumns {
             Input::DumpBegins => self.word(kind::DUMP_BEGINS, None, None),
             Input::DumpFailed => self.word(kind::DUMP_FAILED, None, None),
             Input::Dump(dump) => self.dump_ends(kind::DUMP, &dump.snapshot, &dump.holders)?,
-            Input::MiniSockets(snapshot) => self.dump_ends(kind::MINI_SOCKETS, snapshot, &FxHashMap::default())?,
+            Input::MiniSockets(snapshot) => self.dump_ends(kind::MINI_SOCKETS, snapshot, &Holders::default())?,
             Input::Loss(loss) => self.word(kind::LOSS, None, Some(&serde_json::to_string(loss)?)),
             Input::Counters(counters) => {
                 self.word(kind::COUNTERS, Some(counters.now_ns), Some(&serde_json::to_string(counters)?));
@@ -255,7 +253,7 @@ impl RecordingColumns {
         Ok(())
     }
 
-    fn dump_ends(&mut self, kind: &str, snapshot: &Snapshot, holders: &FxHashMap<u64, Process>) -> Result<()> {
+    fn dump_ends(&mut self, kind: &str, snapshot: &Snapshot, holders: &Holders) -> Result<()> {
         let detail = DumpDetail {
             started_ns: snapshot.started_ns,
             ended_ns: snapshot.ended_ns,

@@ -7,14 +7,13 @@
 mod decode;
 mod encode;
 
-use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::{
     decode::{CgroupName, Decoded, Rows, fields_read},
     encode::RecordingColumns,
 };
-use crate::core::connection::Process;
+use crate::core::input::Holders;
 
 /// Sockets in one dump at most: more than any host has, and less than a hostile file would like. Tests have no time for
 /// so many.
@@ -59,5 +58,5 @@ struct DumpDetail {
     started_ns: u64,
     ended_ns: u64,
     complete_netns: Vec<u32>,
-    holders: FxHashMap<u64, Process>,
+    holders: Holders,
 }

@@ -76,8 +76,8 @@ fn connections<'a>(inputs: impl IntoIterator<Item = &'a Input>) -> (Vec<String>,
             Input::DumpBegins => tracker.snapshot_begins(),
             Input::DumpFailed => tracker.snapshot_failed(),
             Input::Dump(dump) => {
-                let holder = |inode: u64| dump.holders.get(&inode).copied();
-                tracker.merge(&dump.snapshot, dump.kind, &holder, &mut effects);
+                let holder = |inode: u64| dump.holders.of(inode);
+                tracker.merge(dump.snapshot.clone(), dump.kind, &holder, &mut effects);
             }
             Input::MiniSockets(snapshot) => tracker.merge_minis(snapshot),
             Input::Loss(_) | Input::Counters(_) | Input::Facts(_) => {}

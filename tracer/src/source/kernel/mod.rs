@@ -23,7 +23,6 @@ use aya::{
     programs::{BtfTracePoint, ProgramFd, TracePoint},
 };
 use aya_log::EbpfLogger;
-use nix::libc;
 use rustix::thread::CapabilitySet;
 use tokio::io::{Interest, unix::AsyncFd};
 use tracer_ebpf::{
@@ -42,6 +41,7 @@ use crate::core::{
     transition::Event,
 };
 use crate::{
+    memory,
     problem::{one_line, tell},
     source::privileges,
 };
@@ -155,7 +155,8 @@ impl Kernel {
             .map_err(|error| anyhow!("cannot wait for the ring buffer: {error}"))?;
         let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
         drop((types, btf));
-        give_back_memory();
+        // Parsing the kernel's types has taken some tens of megabytes.
+        memory::give_back();
         Ok(Self { ebpf, events, counters, logger, known: Known::from(&layout), attachment, notes })
     }
 
@@ -232,15 +233,6 @@ impl Kernel {
             .ok()
             .and_then(|text| text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok()))
             .unwrap_or(0)
-    }
-}
-
-/// Parsing the kernel's types takes some tens of megabytes once. The C library would keep them for later.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it touches nothing but what is free.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

@@ -189,7 +189,7 @@ proptest! {
         let known = if dumped.0 % 2 == 0 { facts.sockets.clone() } else { sockets };
         let snapshot =
             Snapshot { started_ns: dumped.0, ended_ns: dumped.1, complete_netns: vec![1], sockets: known };
-        tracker.merge(&snapshot, MergeKind::StartUp, &|_| None, &mut Effects::default());
+        tracker.merge(snapshot.clone(), MergeKind::StartUp, &|_| None, &mut Effects::default());
         for transition in &transitions {
             tracker.transition(transition, &mut Effects::default());
         }
