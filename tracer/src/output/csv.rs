@@ -3,17 +3,23 @@
 
 use std::io::{self, Write};
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::Row;
 
 pub(super) fn header<R: Row>(to: &mut impl Write) -> io::Result<()> {
+    header_of(R::FIELDS, to)
+}
+
+pub(super) fn header_of(fields: &[&str], to: &mut impl Write) -> io::Result<()> {
     let mut line = Vec::new();
-    write_fields(R::FIELDS, &mut line)?;
+    write_fields(fields, &mut line)?;
     to.write_all(&line)
 }
 
-pub(super) fn write<R: Row>(record: &R, line: &mut Vec<u8>) -> io::Result<()> {
+/// A record, or any other object with the members of the header.
+pub(super) fn write(record: &impl Serialize, line: &mut Vec<u8>) -> io::Result<()> {
     // Its members come in the order of the header.
     let Value::Object(fields) = serde_json::to_value(record)? else {
         return Err(io::Error::other("a record is an object"));

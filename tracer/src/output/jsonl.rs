@@ -2,9 +2,9 @@
 
 use std::io;
 
-use super::Row;
+use serde::Serialize;
 
-pub(super) fn write(record: &impl Row, line: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn write(record: &impl Serialize, line: &mut Vec<u8>) -> io::Result<()> {
     serde_json::to_writer(&mut *line, record)?;
     line.push(b'\n');
     Ok(())

@@ -27,6 +27,7 @@ use ::parquet::arrow::ArrowWriter;
 use serde::Serialize;
 
 use self::columns::Columns;
+pub(crate) use self::table::{bytes, duration};
 
 /// What a stream of records is written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +197,22 @@ impl<R: Row, W: Write + Send> Writer<R, W> {
             }
         }
     }
+}
+
+/// Writes objects that are no stream of records, as JSON lines or CSV; all have the same members.
+pub fn write_objects<T: Serialize>(objects: &[T], format: Format) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    if format == Format::Csv
+        && let Some(first) = objects.first()
+        && let serde_json::Value::Object(members) = serde_json::to_value(first)?
+    {
+        let names: Vec<&str> = members.keys().map(String::as_str).collect();
+        csv::header_of(&names, &mut text)?;
+    }
+    for object in objects {
+        if format == Format::Csv { csv::write(object, &mut text)? } else { jsonl::write(object, &mut text)? }
+    }
+    Ok(text)
 }
 
 /// Lines of at most `width` characters, where the words allow it.

@@ -48,10 +48,6 @@ const MINIS_TOLERANCE: u64 = 64;
 /// Events that are taken from the ring buffer before signals and timers get their turn.
 const BATCH: usize = 65_536;
 
-/// How often facts are sampled, where they are sampled all the time. After a sample that took long the next one is later:
-/// it is to cost a hundredth of a core at most.
-const SAMPLE_EVERY: Duration = Duration::from_secs(10);
-
 /// Runs a trace until its time is over, the view has enough, or SIGINT or SIGTERM come.
 pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Followed> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -116,7 +112,7 @@ impl<'a> Live<'a> {
             dump: None,
             minis: None,
             sample: None,
-            sample_at: Stopwatch::now() + SAMPLE_EVERY,
+            sample_at: Stopwatch::now() + trace.sampling.period().unwrap_or_default(),
             resync_wanted: false,
         }
     }
@@ -184,6 +180,7 @@ impl<'a> Live<'a> {
             // Only a buffer that was empty says that nothing of the time before now is still to come.
             self.follow.input(Input::Now(monotonic_ns()))?;
         }
+        self.follow.look()?;
         self.follow.view.flush()
     }
 
@@ -280,7 +277,8 @@ impl<'a> Live<'a> {
             }
             self.begin_dump(MergeKind::Anew)?;
         }
-        if self.trace.sampling == Sampling::Always && self.sample.is_none() && Stopwatch::now() >= self.sample_at {
+        let is_due = self.trace.sampling.period().is_some() && Stopwatch::now() >= self.sample_at;
+        if is_due && self.sample.is_none() {
             self.begin_sample();
         }
         Ok(())
@@ -300,7 +298,8 @@ impl<'a> Live<'a> {
             return Ok(());
         };
         let (facts, took) = sample.await.context("the thread that samples facts failed")?;
-        self.sample_at = Stopwatch::now() + SAMPLE_EVERY.max(took * 100);
+        // After a sample that took long the next one is later: it is to cost a hundredth of a core at most.
+        self.sample_at = Stopwatch::now() + self.trace.sampling.period().unwrap_or_default().max(took * 100);
         match facts {
             Ok(facts) => self.follow.input(Input::Facts(Box::new(facts))),
             Err(error) => {
@@ -376,7 +375,7 @@ impl<'a> Live<'a> {
         self.take_all(&mut kernel)?;
         self.follow.input(Input::Loss(kernel.loss()?))?;
         self.follow.input(Input::Now(monotonic_ns()))?;
-        if self.trace.sampling != Sampling::Never {
+        if self.trace.sampling.is_at_end() {
             // The counts that a sample goes by have to be complete.
             self.follow.hand_out_closed()?;
             let asked = Asked::new(self.follow.tally.as_ref(), &self.follow.tracker);

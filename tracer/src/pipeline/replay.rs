@@ -59,7 +59,9 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     let mut follow = Follow::new(trace.filters.clone(), limits, naming, view);
     follow.tally = (trace.sampling != Sampling::Never).then(Tally::default);
     let until = trace.duration.map(|duration| first.started_ns.saturating_add(nanoseconds(duration)));
-    let mut progress = Progress::new(parts.iter().map(|part| part.length).sum());
+    // Whoever keeps time has the screen, and tells where it is.
+    let total = if follow.view.keeps_time() { 0 } else { parts.iter().map(|part| part.length).sum() };
+    let mut progress = Progress::new(total);
     let mut damage = None;
     let mut before: Option<Metadata> = None;
     for part in &mut parts {
@@ -70,6 +72,7 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
                 // Where a later version filters by more, first events of connections that are not in the recording show.
                 let recorded = metadata.filters.parse().unwrap_or_default();
                 follow.begin_run(WallClock::from_offset_ns(metadata.clock_offset_ns), recorded)?;
+                follow.view.begins(&metadata)?;
             }
             Some(before) => match metadata.part.saturating_sub(before.part) {
                 1 => part.reader.goes_on(),
@@ -98,6 +101,10 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
         }
     }
     progress.end();
+    if follow.view.keeps_time() {
+        follow.hand_out_closed()?;
+        follow.before(None)?;
+    }
     Ok(Replayed { followed: follow.finish()?, damage })
 }
 
@@ -128,6 +135,12 @@ fn replay_part(
                     && std::mem::take(&mut loss_is_of_before)
                 {
                     follow.lost_before(loss);
+                }
+                if follow.view.keeps_time() {
+                    follow.before(Some(input.mono_ns().unwrap_or(follow.now_ns)))?;
+                    if follow.view.is_done() {
+                        break;
+                    }
                 }
                 follow.input(input)?;
             }
