@@ -18,7 +18,7 @@ use crate::{
     },
     output::{
         Format,
-        records::{ConnectionRecord, LogRecord, ProcessRecord, Time, VERSION},
+        records::{ConnectionRecord, ProcessRecord, Time, VERSION},
         report::{FindingRecord, LossRecord},
         write_objects,
     },
@@ -132,7 +132,7 @@ pub fn export(state: &State, format: Format) -> io::Result<Export> {
         View::Listeners => objects(rows(picture.listeners.as_ref()).iter().map(ListenerRecord::from), format)?,
         View::Log => {
             let records = state.log_shown.iter().filter_map(|at| state.log.get(*at));
-            objects(records.map(|record: &LogRecord| record.clone()), format)?
+            objects(records.cloned(), format)?
         }
     };
     // 2026-11-21T03:20:32.164… → 20261121T032032

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::Watch,
     core::{
-        connection::Connection,
+        connection::{Closing, Connection},
         endpoint::{Endpoint, Tuple},
         filter::Verdict,
         finding::{Failed, Finding, ports},
@@ -405,7 +405,7 @@ impl View for WatchView<'_> {
         } else {
             second.closes += 1;
         }
-        second.resets += u32::from(connection.closing.is_some_and(|closing| closing.is_reset()));
+        second.resets += u32::from(connection.closing.is_some_and(Closing::is_reset));
         if self.ask.opened == Some(connection.socket.cookie) {
             self.ended = Some(connection.clone());
         }

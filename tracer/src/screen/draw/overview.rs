@@ -22,6 +22,16 @@ const LATELY: usize = 5;
 /// Cells before a curve.
 const BEFORE: u16 = 32;
 
+/// What is counted each second.
+type Rate = (&'static str, fn(&Second) -> u32);
+
+const RATES: [Rate; 4] = [
+    ("opens", |second| second.opens),
+    ("closes", |second| second.closes),
+    ("resets", |second| second.resets),
+    ("failures", |second| second.failures),
+];
+
 /// In the order of a connection's life.
 const STATES: [TcpState; 10] = [
     TcpState::SYN_SENT,
@@ -61,13 +71,7 @@ pub(super) fn draw(state: &State, pen: &mut Pen<'_>) {
     let head = format!("{:<13} {:>8}  {:>7}   last {minutes} min, most", "PER SECOND", "NOW", "1 MIN");
     pen.put(1, y, &head, look.head());
     y += 1;
-    let rates: [(&str, fn(&Second) -> u32); 4] = [
-        ("opens", |second| second.opens),
-        ("closes", |second| second.closes),
-        ("resets", |second| second.resets),
-        ("failures", |second| second.failures),
-    ];
-    for (name, value) in rates {
+    for (name, value) in RATES {
         let (now, minute) = (rate(&picture.history, LATELY, value), rate(&picture.history, 60, value));
         let is_bad = matches!(name, "resets" | "failures") && now > 0.0;
         let style = if is_bad { look.notable() } else { Style::new() };
