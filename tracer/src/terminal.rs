@@ -7,6 +7,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, Once, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, channel},
     },
     thread,
     time::{Duration, Instant},
@@ -28,6 +29,7 @@ use ratatui::{
             disable_raw_mode, enable_raw_mode,
         },
     },
+    layout::Rect,
 };
 use signal_hook::{
     consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP},
@@ -59,6 +61,7 @@ pub enum Input {
 /// The terminal as a screen. It is given back when this is dropped.
 pub struct Terminal {
     drawing: Drawing<CrosstermBackend<BufWriter<Stdout>>>,
+    keys: Receiver<io::Result<Input>>,
     ends: Arc<AtomicBool>,
     stops: Arc<AtomicBool>,
     continues: Arc<AtomicBool>,
@@ -88,9 +91,9 @@ impl Terminal {
         let continues = flagged(&[SIGCONT]).context(cannot)?;
         let drawing = Drawing::new(CrosstermBackend::new(BufWriter::new(io::stdout())));
         let drawing = drawing.context("cannot tell the size of the terminal")?;
-        let terminal = Self { drawing, ends, stops, continues };
-        take().context("cannot make a screen of the terminal")?;
-        Ok(terminal)
+        let keys = take().context("cannot make a screen of the terminal").and_then(|()| read_keys());
+        let keys = keys.inspect_err(|_| give_back(&mut lock()))?;
+        Ok(Self { drawing, keys, ends, stops, continues })
     }
 
     /// Columns and lines.
@@ -114,15 +117,17 @@ impl Terminal {
 
     /// Forgets what the terminal shows: the next state is drawn in whole.
     pub fn forget(&mut self) -> Result<()> {
-        self.drawing.clear().context("cannot clear the terminal")
+        // Not `clear`: that asks the terminal where its cursor is, and the answer would come among the keys.
+        let (width, height) = self.size()?;
+        self.drawing.resize(Rect::new(0, 0, width, height)).context("cannot clear the terminal")
     }
 
     /// Waits so long for something to happen.
     pub fn next(&mut self, within: Duration) -> Result<Option<Input>> {
-        let said = "cannot read keys from the terminal";
-        let has_event = match event::poll(within) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error).context(said),
-            polled => polled.unwrap_or(false),
+        let input = match self.keys.recv_timeout(within) {
+            Ok(input) => Some(input.context("cannot read keys from the terminal")?),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Input::End),
         };
         if self.ends.swap(false, Ordering::Relaxed) {
             return Ok(Some(Input::End));
@@ -136,7 +141,7 @@ impl Terminal {
             self.take_again()?;
             return Ok(Some(Input::Continued));
         }
-        if has_event { Ok(input(event::read().context(said)?)) } else { Ok(None) }
+        Ok(input)
     }
 
     /// Gives the terminal back and stops, as Ctrl-Z does; returns when the program goes on.
@@ -218,6 +223,26 @@ impl IsScreen for Option<MutexGuard<'static, bool>> {
     fn end(&mut self) -> bool {
         self.as_mut().is_none_or(IsScreen::end)
     }
+}
+
+/// Reads keys on a thread of its own, which nobody waits for: in the middle of a sequence, or when the terminal is gone,
+/// reading does not come back.
+fn read_keys() -> Result<Receiver<io::Result<Input>>> {
+    let (sender, keys) = channel();
+    let read = move || {
+        loop {
+            let read = event::read();
+            let failed = read.is_err();
+            let Some(input) = read.map(input).transpose() else {
+                continue;
+            };
+            if sender.send(input).is_err() || failed {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("keys".to_owned()).spawn(read).context("cannot start a thread that reads keys")?;
+    Ok(keys)
 }
 
 fn input(event: Event) -> Option<Input> {

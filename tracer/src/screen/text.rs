@@ -56,6 +56,7 @@ pub fn fitted(text: &str, cells: usize, right: bool) -> String {
 #[must_use]
 pub fn short(number: f64) -> String {
     match number {
+        number if number > 0.0 && number < 0.05 => "<0.1".to_owned(),
         number if number < 9.95 && number.fract() != 0.0 => format!("{number:.1}"),
         number if number < 99_999.5 => format!("{number:.0}"),
         number if number < 9_999_500.0 => format!("{:.0}k", number / 1e3),

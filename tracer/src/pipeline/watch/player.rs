@@ -194,16 +194,22 @@ mod tests {
     #[test]
     fn as_fast_as_can_be_nothing_waits() {
         let mut player = Player::new(0, at(0.0));
-        (0..20).for_each(|_| drop(player.order(Replay::Faster, 0, at(0.0))));
+        for _ in 0..20 {
+            player.order(Replay::Faster, 0, at(0.0));
+        }
         assert_eq!((player.speed(), player.due(u64::MAX, at(0.0))), (None, Due::Now));
-        (0..20).for_each(|_| drop(player.order(Replay::Slower, 0, at(0.0))));
+        for _ in 0..20 {
+            player.order(Replay::Slower, 0, at(0.0));
+        }
         assert_eq!(player.speed(), Some(0.1));
     }
 
     #[test]
     fn times_that_no_recording_has_do_no_harm() {
         let mut player = Player::new(u64::MAX - 1, at(0.0));
-        (0..8).for_each(|_| drop(player.order(Replay::Faster, 0, at(0.0))));
+        for _ in 0..8 {
+            player.order(Replay::Faster, 0, at(0.0));
+        }
         assert_eq!(player.due(u64::MAX, at(1e9)), Due::Now);
         assert_eq!(player.due(0, at(1e9)), Due::Now);
     }

@@ -445,7 +445,7 @@ impl View for WatchView<'_> {
                 return Ok(());
             }
             self.unlooked = 0;
-            if !self.take_wishes(known.now_ns) || self.desk.has_ended() {
+            if self.goes_back || !self.take_wishes(known.now_ns) || self.desk.has_ended() {
                 return Ok(());
             }
             let here = self.started.elapsed();

@@ -3,7 +3,7 @@
 use ratatui::style::{Modifier, Style};
 
 use super::Line;
-use crate::screen::state::State;
+use crate::{output::wrapped, screen::state::State};
 
 /// In parts: a head, and keys with what they do.
 const KEYS: [(&str, &[(&str, &str)]); 4] = [
@@ -45,8 +45,17 @@ const KEYS: [(&str, &[(&str, &str)]); 4] = [
     ),
 ];
 
-pub(super) fn text(state: &State) -> Vec<Line> {
+const TIMES: [&str; 2] = [
+    "8.20s is exact, ≥8.20s a lower bound (it began before the tracer), ?8.20s inferred.",
+    "What states and findings mean: tracer explain TOPIC.",
+];
+
+/// Cells before what a key does.
+const BEFORE: usize = 20;
+
+pub(super) fn text(state: &State, cells: u16) -> Vec<Line> {
     let look = state.abilities;
+    let room = usize::from(cells).saturating_sub(BEFORE).max(10);
     let mut lines = Vec::new();
     for (head, keys) in KEYS {
         if head.starts_with("REPLAY") && state.about.recording.is_none() {
@@ -54,17 +63,18 @@ pub(super) fn text(state: &State) -> Vec<Line> {
         }
         lines.push(vec![(format!(" {head}"), look.head())]);
         for (key, does) in keys {
-            lines.push(vec![
-                (format!("   {key:<17}"), Style::new().add_modifier(Modifier::BOLD)),
-                ((*does).to_owned(), Style::new()),
-            ]);
+            for (number, part) in wrapped(does, room).into_iter().enumerate() {
+                let key = if number == 0 { *key } else { "" };
+                let bold = Style::new().add_modifier(Modifier::BOLD);
+                lines.push(vec![(format!("   {key:<16} "), bold), (part, Style::new())]);
+            }
         }
     }
     lines.push(vec![(" TIMES".to_owned(), look.head())]);
-    lines.push(vec![(
-        "   8.20s is exact, ≥8.20s a lower bound (it began before the tracer), ?8.20s inferred".to_owned(),
-        Style::new(),
-    )]);
-    lines.push(vec![("   what states and findings mean: tracer explain TOPIC".to_owned(), Style::new())]);
+    for text in TIMES {
+        lines.extend(
+            wrapped(text, room + BEFORE - 3).into_iter().map(|part| vec![(format!("   {part}"), Style::new())]),
+        );
+    }
     lines
 }

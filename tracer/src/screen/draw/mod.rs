@@ -61,7 +61,7 @@ fn draw_popup(state: &State, popup: &Popup, pen: &mut Pen<'_>) {
 /// The lines of what lies over a view.
 fn popup_text(state: &State, popup: &Popup, cells: u16) -> Vec<Line> {
     match popup {
-        Popup::Help => help::text(state),
+        Popup::Help => help::text(state, cells),
         Popup::Finding(finding, is_there) => findings::text(state, finding, *is_there, cells),
         Popup::Connection(row, is_there) => connection::text(state, row, *is_there, cells),
         Popup::Export => Vec::new(),

@@ -20,7 +20,10 @@ const SPAN: usize = 300;
 const LATELY: usize = 5;
 
 /// Cells before a curve.
-const BEFORE: u16 = 32;
+const BEFORE: u16 = 34;
+
+/// Lines from which on all states are shown, whether or not any socket was in them.
+const ALL_FROM: u16 = 26;
 
 /// What is counted each second.
 type Rate = (&'static str, fn(&Second) -> u32);
@@ -51,10 +54,11 @@ pub(super) fn draw(state: &State, pen: &mut Pen<'_>) {
     let look = pen.look;
     let mut y = about(state, pen);
     let minutes = SPAN / 60;
-    let head = format!("{:<13} {:>8}  {:>7}   last {minutes} min, most", "STATE", "NOW", "");
+    let head = format!("{:<13} {:>8}  {:>7}  last {minutes} min, most", "STATE", "NOW", "");
     pen.put(1, y, &head, look.head());
     y += 1;
-    for tcp_state in STATES {
+    let is_short = pen.area.height < ALL_FROM;
+    for tcp_state in STATES.into_iter().filter(|tcp_state| !is_short || is_of_interest(state, *tcp_state)) {
         let Some(place) = place(tcp_state) else { continue };
         let now = match tcp_state {
             TcpState::LISTEN => picture.listening as u32,
@@ -68,7 +72,7 @@ pub(super) fn draw(state: &State, pen: &mut Pen<'_>) {
         }
         y += 1;
     }
-    let head = format!("{:<13} {:>8}  {:>7}   last {minutes} min, most", "PER SECOND", "NOW", "1 MIN");
+    let head = format!("{:<13} {:>8}  {:>7}  last {minutes} min, most", "PER SECOND", "NOW", "1 MIN");
     pen.put(1, y, &head, look.head());
     y += 1;
     for (name, value) in RATES {
@@ -76,7 +80,8 @@ pub(super) fn draw(state: &State, pen: &mut Pen<'_>) {
         let is_bad = matches!(name, "resets" | "failures") && now > 0.0;
         let style = if is_bad { look.notable() } else { Style::new() };
         pen.put(1, y, &format!("{name:<13} {:>8}  {:>7}", short(now), short(minute)), style);
-        draw_curve(state, y, value, |values| values.iter().sum::<u32>() / values.len().max(1) as u32, pen);
+        // On average, but whatever there was shows.
+        draw_curve(state, y, value, |values| values.iter().sum::<u32>().div_ceil(values.len().max(1) as u32), pen);
         y += 1;
     }
     findings(state, y, pen);
@@ -108,6 +113,14 @@ fn about(state: &State, pen: &mut Pen<'_>) -> u16 {
     };
     pen.line(2, &vec![(" told      ".to_owned(), look.head()), (note.clone(), look.notable())]);
     3
+}
+
+/// The states that matter anyway, and those that there were sockets in.
+fn is_of_interest(state: &State, tcp_state: TcpState) -> bool {
+    let always = [TcpState::ESTABLISHED, TcpState::TIME_WAIT, TcpState::CLOSE_WAIT, TcpState::LISTEN];
+    let lately = state.picture.history.iter().rev().take(SPAN);
+    always.contains(&tcp_state)
+        || place(tcp_state).is_some_and(|place| lately.into_iter().any(|second| second.states[place] > 0))
 }
 
 fn draw_curve(state: &State, y: u16, value: impl Fn(&Second) -> u32, join: impl Fn(&[u32]) -> u32, pen: &mut Pen<'_>) {
