@@ -24,7 +24,7 @@ use crate::{
     },
     problem::{one_line, tell},
     source::{
-        clock::monotonic_ns,
+        clock::{monotonic_ns, thread_cpu},
         kernel::{self, Kernel, Options, VMLINUX_BTF},
         netns::{self, Namespace},
         owners::Owners,
@@ -81,7 +81,7 @@ pub(super) fn namespaces(wanted: &[u32]) -> Result<Vec<Namespace>> {
 /// A dump under way on another thread.
 type DumpTask = JoinHandle<Result<(Snapshot, Owners)>>;
 
-/// Likewise a sample of facts, and how long it took.
+/// Likewise a sample of facts, and what CPU time it took.
 type SampleTask = JoinHandle<(Result<Facts>, Duration)>;
 
 struct Live<'a> {
@@ -288,8 +288,8 @@ impl<'a> Live<'a> {
     fn begin_sample(&mut self) {
         let (sampler, asked) = (self.sampler.clone(), Asked::new(self.follow.tally.as_ref(), &self.follow.tracker));
         self.sample = Some(tokio::task::spawn_blocking(move || {
-            let begun = Stopwatch::now();
-            (sampler.sample(&asked).map(|(facts, _)| facts), begun.elapsed())
+            let begun = thread_cpu();
+            (sampler.sample(&asked).map(|(facts, _)| facts), thread_cpu().saturating_sub(begun))
         }));
     }
 

@@ -5,7 +5,8 @@
 //! - `picture`: what is shown of a trace, and what the screen asks for
 //! - `rows`: the rows of its tables: which are wanted, and the first of them in some order
 //! - `history`: the last minutes, second by second
-//! - `state`: views, selections, filters; what a key does
+//! - `state`: views, selections, filters
+//! - `keys`: what a key does
 //! - `draw`: one module for each view
 //! - `text`, `look`: what a terminal can show
 //! - `export`: what is shown, as JSON lines or CSV
@@ -13,6 +14,7 @@
 pub mod draw;
 pub mod export;
 pub mod history;
+pub mod keys;
 pub mod look;
 pub mod picture;
 pub mod rows;
@@ -22,7 +24,8 @@ mod tests;
 pub mod text;
 
 pub use self::{
+    keys::{Action, Key},
     look::{Abilities, Colours},
     picture::{About, Ask, Picture, View},
-    state::{Action, Key, State},
+    state::State,
 };

@@ -15,9 +15,10 @@ use super::{
     draw::draw,
     export::export,
     history::History,
+    keys::Replay,
     picture::{Mark, Progress, Recording, Rows},
     rows::{ConnectionRow, DestinationRow, First, ListenerRow},
-    state::{Popup, Replay},
+    state::Popup,
 };
 use crate::{
     core::{

@@ -15,7 +15,7 @@ use crate::{
     screen::{
         About, Action, Ask, Picture, State,
         export::{Export, export},
-        state::Replay,
+        keys::Replay,
     },
     terminal::{Input, Terminal},
 };

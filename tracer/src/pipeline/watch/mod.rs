@@ -5,12 +5,14 @@
 //!
 //! - `desk`: what the two threads hand each other
 //! - `view`: the side of the trace
+//! - `tables`: the rows of its pictures
 //! - `player`: the time of a replay
 //! - `index`: a recording is read once before it is shown: for its end, and where findings come up
 
 mod desk;
 mod index;
 mod player;
+mod tables;
 mod view;
 
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::screen::state::Replay;
+use crate::screen::keys::Replay;
 
 /// Speeds to choose from; the last one is as fast as can be.
 const SPEEDS: [Option<f64>; 13] = [

@@ -13,30 +13,29 @@ use rustc_hash::FxHashMap;
 use super::{
     desk::{self, Desk},
     player::{Due, Player},
+    tables::{self, Names},
 };
 use crate::{
     config::Watch,
     core::{
         connection::{Closing, Connection},
-        endpoint::{Endpoint, Tuple},
-        filter::Verdict,
-        finding::{Failed, Finding, ports},
+        endpoint::Tuple,
+        finding::{Failed, Finding},
         state::State as TcpState,
-        workload,
     },
     output::records::LogRecord,
     pipeline::{
-        follow::{Known, Naming, View, wanted_connection},
+        follow::{Known, Naming, View},
         held::Annotated,
     },
     problem::Held,
     recording::Metadata,
     screen::{
         About, Ask, Picture, State, View as Shown,
-        history::{Arrivals, ByState, History, place},
-        picture::{LOG_ROWS, Progress, Rows},
-        rows::{ConnectionRow, DestinationRow, First, ListenerRow},
+        history::{Arrivals, History},
+        picture::{LOG_ROWS, Progress},
     },
+    source::clock::thread_cpu,
     terminal::Terminal,
 };
 
@@ -50,12 +49,6 @@ const SPARING_WHEN_ASKED: u32 = 4;
 
 /// Inputs of a replay that does not wait between two looks at the clock.
 const LOOK_EVERY: u32 = 256;
-
-/// Names of cgroups that are kept.
-const WORKLOADS: usize = 10_000;
-
-/// The path of a cgroup, and the workload that it is.
-type Names = (Option<Arc<str>>, Option<Arc<str>>);
 
 /// Makes pictures of a trace.
 pub(super) struct WatchView<'a> {
@@ -77,14 +70,14 @@ pub(super) struct WatchView<'a> {
     unlooked: u32,
     goes_back: bool,
     history: History,
-    arrivals: Arrivals,
+    pub(super) arrivals: Arrivals,
     findings: Option<Arc<[Finding]>>,
     sampled_ns: u64,
     log: VecDeque<Annotated>,
     log_left_out: u64,
-    workloads: FxHashMap<u64, Names>,
+    pub(super) workloads: FxHashMap<u64, Names>,
     /// The end of the connection that somebody looks at.
-    ended: Option<Connection>,
+    pub(super) ended: Option<Connection>,
 }
 
 impl<'a> WatchView<'a> {
@@ -195,13 +188,13 @@ impl<'a> WatchView<'a> {
             return;
         }
         self.is_asked = false;
+        let begun = thread_cpu();
         let picture = self.picture(now_ns, known);
         self.desk.put(picture);
-        let done = self.started.elapsed();
-        let took = done - here;
+        let took = thread_cpu().saturating_sub(begun);
         let every = if self.player.is_some() { REPLAY_EVERY } else { LIVE_EVERY };
-        self.due = done + every.max(took * SPARING);
-        self.due_when_asked = done + took * SPARING_WHEN_ASKED;
+        self.due = here + every.max(took * SPARING);
+        self.due_when_asked = here + took * SPARING_WHEN_ASKED;
     }
 
     fn picture(&mut self, now_ns: u64, known: &mut Known<'_>) -> Picture {
@@ -224,7 +217,7 @@ impl<'a> WatchView<'a> {
             findings: self.findings.clone(),
             sampled_ns: self.sampled_ns,
             connections,
-            destinations: (ask.view == Shown::Destinations).then(|| destinations(&ask, now_ns, known)),
+            destinations: (ask.view == Shown::Destinations).then(|| tables::destinations(&ask, now_ns, known)),
             listeners: (ask.view == Shown::Listeners).then_some(listeners),
             log: self.log.drain(..).map(|annotated| log_record(&annotated, known.naming)).collect(),
             log_left_out: std::mem::take(&mut self.log_left_out),
@@ -240,122 +233,6 @@ impl<'a> WatchView<'a> {
         self.ask = ask;
         picture
     }
-
-    /// Counts the sockets in each state, and picks the rows of connections where they are shown. On the way, how many
-    /// connections there are on each local port, and how many of these are in CLOSE_WAIT.
-    fn connections(
-        &mut self,
-        ask: &Ask,
-        now_ns: u64,
-        known: &mut Known<'_>,
-    ) -> (ByState, Option<Rows<ConnectionRow>>, PerPort) {
-        let mut states = ByState::default();
-        let mut count = |state: TcpState| {
-            if let Some(place) = place(state) {
-                states[place] += 1;
-            }
-        };
-        let mut first = (ask.view == Shown::Connections).then(|| First::new(&ask.filter, ask.sort, ask.reverse));
-        let mut per_port = PerPort::default();
-        let wants_ports = ask.view == Shown::Listeners;
-        let (tracker, filters) = (known.tracker, known.filters);
-        for connection in tracker.open_connections(now_ns).filter(|connection| wanted_connection(filters, connection)) {
-            let state = connection.spans.last().map_or(TcpState::CLOSE, |span| span.state);
-            count(state);
-            if wants_ports {
-                let Tuple { netns, local, .. } = connection.tuple;
-                let (open, close_wait) = per_port.entry((netns, local.port)).or_default();
-                *open += 1;
-                *close_wait += u64::from(state == TcpState::CLOSE_WAIT);
-            }
-            if let Some(first) = &mut first {
-                first.push(self.row(connection, known.naming));
-            }
-        }
-        for (tuple, mini) in ports::minis(tracker, now_ns) {
-            let owner = &filters.owner;
-            if filters.socket.verdict(tuple, mini.state) == Verdict::Yes && owner.matches_process(mini.process.as_ref())
-            {
-                count(mini.state);
-            }
-        }
-        (states, first.map(First::finish), per_port)
-    }
-
-    fn row(&mut self, connection: Connection, naming: &mut Naming) -> ConnectionRow {
-        let id = connection.cgroup;
-        let (cgroup, workload) = match self.workloads.get(&id) {
-            Some(names) => names.clone(),
-            None => {
-                let cgroup = naming.cgroup(id);
-                let names = (cgroup.clone(), cgroup.as_deref().and_then(workload::name_of).map(Arc::from));
-                if cgroup.is_some() {
-                    if self.workloads.len() >= WORKLOADS {
-                        self.workloads.clear();
-                    }
-                    self.workloads.insert(id, names.clone());
-                }
-                names
-            }
-        };
-        ConnectionRow { connection, cgroup, workload }
-    }
-
-    /// The connection that somebody looks at, also when it has just ended.
-    fn opened(&mut self, cookie: u64, now_ns: u64, known: &mut Known<'_>) -> Option<ConnectionRow> {
-        let connection = known.tracker.find(cookie, now_ns).or_else(|| self.ended.clone())?;
-        Some(self.row(connection, known.naming))
-    }
-
-    fn listeners(&self, ask: &Ask, per_port: &PerPort, now_ns: u64, known: &Known<'_>) -> Rows<ListenerRow> {
-        let filters = known.filters;
-        let mut queues: FxHashMap<(u32, Endpoint), (u32, u32)> = FxHashMap::default();
-        let sampled = known.facts.into_iter().flat_map(|facts| &facts.sockets);
-        for socket in sampled.filter(|socket| socket.state == TcpState::LISTEN) {
-            // Of several at one end the longest queue is what matters.
-            let queue = queues.entry((socket.tuple.netns, socket.tuple.local)).or_default();
-            *queue = (socket.receive_queue, socket.send_queue).max(*queue);
-        }
-        let mut there: Vec<_> = known.tracker.listeners().collect();
-        there.sort_by_key(|(netns, local, process)| (*netns, *local, process.map(|process| process.pid)));
-        there.dedup_by_key(|(netns, local, _)| (*netns, *local));
-        let mut first = First::new(&ask.filter, ask.sort, ask.reverse);
-        for (netns, local, process) in there {
-            let tuple = Tuple { netns, local, remote: Endpoint::UNKNOWN };
-            let wanted = filters.socket.verdict(&tuple, TcpState::LISTEN) != Verdict::No
-                && filters.owner.matches_process(process.as_ref());
-            if wanted {
-                let (open, close_wait) = per_port.get(&(netns, local.port)).copied().unwrap_or_default();
-                first.push(ListenerRow {
-                    netns,
-                    local,
-                    process,
-                    per_second: self.arrivals.rate(netns, local.port, now_ns),
-                    queue: queues.get(&(netns, local)).copied(),
-                    open,
-                    close_wait,
-                });
-            }
-        }
-        first.finish()
-    }
-}
-
-/// Open connections, and those of them in CLOSE_WAIT, by namespace and local port.
-type PerPort = FxHashMap<(u32, u16), (u64, u64)>;
-
-fn destinations(ask: &Ask, now_ns: u64, known: &Known<'_>) -> Rows<DestinationRow> {
-    let none = FxHashMap::default();
-    let namespaces = known.facts.map_or(&none, |facts| &facts.namespaces);
-    let mut first = First::new(&ask.filter, ask.sort, ask.reverse);
-    for (destination, usage) in ports::uses(known.tracker, namespaces, now_ns) {
-        // The client of a connection that came in takes no port of this host.
-        if usage.served < usage.time_wait + usage.fin_wait2 + usage.open {
-            let available = namespaces.get(&destination.netns).map(|namespace| namespace.ports.available());
-            first.push(DestinationRow { destination, usage, available });
-        }
-    }
-    first.finish()
 }
 
 fn log_record((transition, annotation): &Annotated, naming: &mut Naming) -> LogRecord {
