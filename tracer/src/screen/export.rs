@@ -27,8 +27,10 @@ use crate::{
 /// What goes to a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Export {
-    /// Its name, which the moment is part of.
+    /// Its name without its ending; the moment is part of it.
     pub name: String,
+    /// The ending.
+    pub ending: &'static str,
     /// Its contents.
     pub text: Vec<u8>,
     /// How many rows these are.
@@ -139,7 +141,7 @@ pub fn export(state: &State, format: Format) -> io::Result<Export> {
     let moment = Time(picture.clock.unix_ns(picture.now_ns)).to_string();
     let moment: String = moment.chars().take(19).filter(|c| !matches!(c, '-' | ':')).collect();
     let ending = if format == Format::Csv { "csv" } else { "jsonl" };
-    Ok(Export { name: format!("tracer-{}-{moment}.{ending}", state.view.name().to_lowercase()), text, rows })
+    Ok(Export { name: format!("tracer-{}-{moment}", state.view.name().to_lowercase()), ending, text, rows })
 }
 
 fn objects<T: Serialize>(objects: impl Iterator<Item = T>, format: Format) -> io::Result<(usize, Vec<u8>)> {

@@ -559,7 +559,7 @@ fn what_is_shown_is_exported() {
             let text = String::from_utf8(export.text).expect("UTF-8");
             assert_eq!(text.lines().count(), export.rows + usize::from(format == Format::Csv), "{view:?}");
             assert!(!text.chars().any(|c| c.is_control() && c != '\n'));
-            exports += &format!("{}\n", export.name);
+            exports += &format!("{}.{}\n", export.name, export.ending);
             text.lines().take(2).for_each(|line| exports += &format!("{line}\n"));
         }
     }

@@ -244,6 +244,27 @@ fn what_is_shown_is_written_to_a_new_file() {
 }
 
 #[test]
+fn neither_colours_nor_utf8_where_the_environment_has_none() {
+    in_new_namespace(|| {
+        let tracer = |environment: &str| {
+            let screen = Screen::run(&format!("{environment} {PROGRAM} watch --netns self --buffer 1M"));
+            screen.shows(&["PER SECOND", "q quit"]);
+            screen.tmux(&["capture-pane", "-p", "-e"])
+        };
+        let plain = tracer("LC_ALL=C NO_COLOR=1");
+        assert!(plain.is_ascii(), "{plain}");
+        // The terminal's own colours are none.
+        let plain = plain.replace("\x1b[39m", "").replace("\x1b[49m", "");
+        for colour in ["\x1b[3", "\x1b[4", "\x1b[9", "\x1b[10", ";3", ";4"] {
+            assert!(!plain.contains(colour), "{plain:?}");
+        }
+        assert!(plain.contains("\x1b[7m"), "{plain:?}");
+        let rich = tracer("LC_ALL=C.UTF-8 NO_COLOR= TERM=tmux-256color");
+        assert!(rich.contains("38;5;") && !rich.is_ascii(), "{rich:?}");
+    });
+}
+
+#[test]
 fn signals_end_it_in_order() {
     in_new_namespace(|| {
         for signal in [Signal::SIGTERM, Signal::SIGINT] {

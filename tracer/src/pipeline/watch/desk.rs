@@ -1,6 +1,8 @@
 //! What the trace and the screen hand each other: a picture one way, wishes the other. Neither waits for the other.
 
 use std::{
+    io::Write,
+    path::Path,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -147,8 +149,13 @@ fn act(action: Action, desk: &Desk, terminal: &mut Terminal, state: &mut State) 
 
 /// Into a new file where the program was started.
 fn write(export: Export) -> Result<String> {
-    use std::io::Write;
-    let Export { name, text, rows } = export;
+    let Export { name, ending, text, rows } = export;
+    // Twice within a second, or while the screen stands still.
+    let names = (1..).map(|number| match number {
+        1 => format!("{name}.{ending}"),
+        number => format!("{name}-{number}.{ending}"),
+    });
+    let name = names.into_iter().find(|name| !Path::new(name).exists()).unwrap_or_default();
     let mut output = Output::open(Some(name.as_ref()), Contents::Lines, false)?;
     output.write_all(&text).and_then(|()| output.flush()).context("cannot export")?;
     Ok(format!("{rows} row(s) written to {name}"))
