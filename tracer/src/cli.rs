@@ -15,7 +15,7 @@ use crate::core::{manual, state::State};
 /// Follows every TCP connection of this host through the kernel's state transitions, and says which program leaks
 /// sockets and why.
 ///
-/// Needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN. Without a command: `tracer watch` on a terminal, else `tracer log`.
+/// Needs root, or CAP_BPF and CAP_PERFMON. Without a command: `tracer watch` on a terminal, else `tracer log`.
 #[derive(Debug, Parser)]
 #[command(name = "tracer", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
 pub struct Cli {
@@ -51,8 +51,11 @@ pub enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Print the manual page (roff)
-    Man,
+    /// Print a manual page (roff)
+    Man {
+        /// The page of this command; without one, that of the program
+        command: Option<String>,
+    },
 }
 
 /// Options of a stream of records.
@@ -272,6 +275,9 @@ pub struct TraceArgs {
     /// Which tracepoint to attach to
     #[arg(long, value_enum, default_value = "auto")]
     pub attach: AttachArg,
+    /// Say which capabilities are kept after the start
+    #[arg(short, long)]
+    pub verbose: bool,
 }
 
 /// Formats of a stream.

@@ -93,6 +93,8 @@ pub struct Trace {
     pub duration: Option<Duration>,
     /// Compare with the kernel's own list once more at the end.
     pub final_snapshot: bool,
+    /// Say which capabilities are kept.
+    pub verbose: bool,
 }
 
 /// A run of `tracer log` or `tracer connections`.
@@ -341,6 +343,7 @@ fn trace(args: &TraceArgs, source: &SourceArgs, filter: &FilterArgs, duration: O
         filters: filters(filter, !source.from.is_empty())?,
         duration,
         final_snapshot: false,
+        verbose: args.verbose,
     })
 }
 

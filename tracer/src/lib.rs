@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod core;
 pub mod explain;
+pub mod manpage;
 pub mod output;
 pub mod pipeline;
 pub mod problem;

@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser};
 use tracer::{
     cli::{Cli, Command},
     config::{Diagnose, Record, Stream, Watch},
-    explain, pipeline, problem,
+    explain, manpage, pipeline, problem,
 };
 
 /// `diagnose` found something at or above `--fail-on`.
@@ -53,7 +53,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "tracer", &mut script);
             std::io::Write::write_all(&mut std::io::stdout(), &script)?;
         }
-        Some(Command::Man) => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?,
+        Some(Command::Man { command }) => {
+            let mut page = Vec::new();
+            manpage::write(command.as_deref(), &mut page)?;
+            std::io::Write::write_all(&mut std::io::stdout(), &page)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,13 +3,14 @@
 
 mod export;
 mod flood;
+mod idle;
 mod snapshot;
 
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -28,6 +29,7 @@ pub(crate) struct Args {
 enum What {
     Export(export::Args),
     Flood(flood::Args),
+    Idle(idle::Args),
     Snapshot(snapshot::Args),
 }
 
@@ -35,6 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::Export(args) => export::run(args),
         What::Flood(args) => flood::run(args),
+        What::Idle(args) => idle::run(args),
         What::Snapshot(args) => snapshot::run(args),
     }
 }
@@ -108,4 +111,30 @@ impl std::fmt::Display for Times {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         write!(f, "{:.0} ms (median; {:.0} to {:.0})", ms(self.median), ms(self.least), ms(self.most))
     }
+}
+
+/// What a process has used so far.
+struct Used {
+    cpu_s: f64,
+    rss_kb: u64,
+    peak_rss_kb: u64,
+}
+
+impl Used {
+    fn of(child: &Child) -> Result<Self> {
+        let folder = format!("/proc/{}", child.id());
+        let schedstat = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("schedstat")).ok();
+        // Nanoseconds, where stat has ticks; of each thread.
+        let threads = fs::read_dir(format!("{folder}/task"))?.flatten().filter_map(schedstat);
+        let ns = threads.filter_map(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+        let cpu_s = ns.sum::<u64>() as f64 / 1e9;
+        let status = fs::read_to_string(format!("{folder}/status"))?;
+        let kb = |name: &str| value(&status, name).unwrap_or(0);
+        Ok(Self { cpu_s, rss_kb: kb("VmRSS:"), peak_rss_kb: kb("VmHWM:") })
+    }
+}
+
+/// A number after its name, as the files of /proc have it.
+fn value(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }

@@ -45,7 +45,12 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
 
 /// Builds with `cargo build ARGS`, and says where the executable of the target `name` is.
 pub(crate) fn build_executable(args: &[&str], name: &str) -> Result<PathBuf> {
-    let mut executables = build_executables(args)?;
+    build_executable_with(args, name, &[])
+}
+
+/// Likewise, with this in the environment.
+pub(crate) fn build_executable_with(args: &[&str], name: &str, environment: &[(&str, String)]) -> Result<PathBuf> {
+    let mut executables = build(args, environment)?;
     let found = executables.iter().position(|(target, _)| target == name);
     let found = found.with_context(|| format!("cargo built no executable `{name}`: is it still in the workspace?"))?;
     Ok(executables.swap_remove(found).1)
@@ -53,7 +58,12 @@ pub(crate) fn build_executable(args: &[&str], name: &str) -> Result<PathBuf> {
 
 /// Builds with `cargo build ARGS`: the executables' names and where they are.
 pub(crate) fn build_executables(args: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+    build(args, &[])
+}
+
+fn build(args: &[&str], environment: &[(&str, String)]) -> Result<Vec<(String, PathBuf)>> {
     let mut command = cargo();
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.arg("build").args(args).arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
     let mut build = command.spawn().with_context(|| format!("cannot start {}", process::shown(&command)))?;
     let mut executables = Vec::new();

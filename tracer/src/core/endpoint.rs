@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    io::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -16,6 +17,9 @@ pub struct Address([u8; 16]);
 impl Address {
     /// `::`, the address of a socket that has none.
     pub const UNSPECIFIED: Self = Self([0; 16]);
+
+    /// The longest text of one: `ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255`.
+    pub const TEXT_BYTES: usize = 45;
 
     /// From the four bytes of an IPv4 address.
     #[must_use]
@@ -40,6 +44,22 @@ impl Address {
     #[must_use]
     pub fn ip(self) -> IpAddr {
         Ipv6Addr::from(self.0).to_canonical()
+    }
+
+    /// As people write it, in a buffer: an address is written twice for each transition, and the general formatter takes
+    /// longer than all the rest.
+    #[must_use]
+    pub fn text(self, buffer: &mut [u8; Self::TEXT_BYTES]) -> &str {
+        match self.ip() {
+            IpAddr::V4(ip) => dotted(ip.octets(), buffer),
+            IpAddr::V6(ip) => {
+                let mut rest = buffer.as_mut_slice();
+                // It has room for the longest.
+                let _ = write!(rest, "{ip}");
+                let length = Self::TEXT_BYTES - rest.len();
+                std::str::from_utf8(&buffer[..length]).unwrap_or_default()
+            }
+        }
     }
 
     /// True for `0.0.0.0` and `::`.
@@ -72,19 +92,12 @@ impl From<IpAddr> for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.ip() {
-            // An address is written twice for each transition: not through the general formatter of numbers.
-            IpAddr::V4(ip) => {
-                let mut text = [0; 15];
-                f.pad(dotted(ip.octets(), &mut text))
-            }
-            IpAddr::V6(ip) => fmt::Display::fmt(&ip, f),
-        }
+        f.pad(self.text(&mut [0; Self::TEXT_BYTES]))
     }
 }
 
 /// `10.0.0.1`.
-fn dotted(octets: [u8; 4], text: &mut [u8; 15]) -> &str {
+fn dotted(octets: [u8; 4], text: &mut [u8; Address::TEXT_BYTES]) -> &str {
     let mut length = 0;
     let mut push = |byte: u8| {
         text[length] = byte;

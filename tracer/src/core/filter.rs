@@ -214,7 +214,8 @@ impl OwnerFilter {
     #[must_use]
     pub fn matches_process(&self, process: Option<&Process>) -> bool {
         (self.pids.is_empty() || process.is_some_and(|process| self.pids.contains(&process.pid)))
-            && (self.comms.is_empty() || process.is_some_and(|process| self.comms.contains(&process.comm.text())))
+            && (self.comms.is_empty()
+                || process.is_some_and(|process| self.comms.iter().any(|comm| *comm == process.comm.name())))
     }
 
     /// The condition on the cgroup alone.

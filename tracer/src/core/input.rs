@@ -38,16 +38,20 @@ pub enum Input {
 }
 
 impl Input {
-    /// When it was learned, CLOCK_MONOTONIC ns; `None` where that is not told.
+    /// When it was, CLOCK_MONOTONIC ns; `None` for what has no time of its own.
     #[must_use]
     pub fn mono_ns(&self) -> Option<u64> {
         match self {
             Self::Event(event) => Some(event.mono_ns()),
             Self::Now(now_ns) => Some(*now_ns),
-            Self::Dump(Dump { snapshot, .. }) | Self::MiniSockets(snapshot) => Some(snapshot.ended_ns),
             Self::Counters(counters) => Some(counters.now_ns),
             Self::Facts(facts) => Some(facts.now_ns),
-            Self::Forget(_) | Self::DumpBegins | Self::DumpFailed | Self::Loss(_) => None,
+            Self::Forget(_)
+            | Self::DumpBegins
+            | Self::DumpFailed
+            | Self::Dump(_)
+            | Self::MiniSockets(_)
+            | Self::Loss(_) => None,
         }
     }
 }

@@ -50,6 +50,12 @@ impl State {
         NAMES.get(usize::from(self.0)).copied().filter(|name| !name.is_empty())
     }
 
+    /// The state that the kernel calls so.
+    #[must_use]
+    pub fn from_kernel_name(name: &str) -> Option<Self> {
+        NAMES.iter().position(|known| *known == name && !known.is_empty()).map(|number| Self(number as u8))
+    }
+
     /// The state of that name, in any case; `-` may stand for `_` as `ss` writes it.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
@@ -63,7 +69,7 @@ impl State {
             "SYN_RECEIVED" => "SYN_RECV",
             other => other,
         };
-        NAMES.iter().position(|known| *known == name && !known.is_empty()).map(|number| Self(number as u8))
+        Self::from_kernel_name(name)
     }
 
     /// The states that a name can be given for, in the kernel's order.

@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows where they come from (the kernel, a snapshot, a recording) or what they amount to (the tracker).
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -90,23 +90,22 @@ impl Comm {
         &self.0[..length]
     }
 
-    /// The name as text, as it is displayed.
+    /// The name as text. Bytes that are no UTF-8 and control characters are replaced by U+FFFD: a task may call itself an
+    /// escape sequence, and this goes to terminals.
     #[must_use]
-    pub fn text(&self) -> String {
-        self.to_string()
+    pub fn name(&self) -> Cow<'_, str> {
+        let name = String::from_utf8_lossy(self.as_bytes());
+        if !name.chars().any(char::is_control) {
+            return name;
+        }
+        let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+        Cow::Owned(name.chars().map(printable).collect())
     }
 }
 
-/// Bytes that are no UTF-8 and control characters are replaced by U+FFFD: a task may call itself an escape sequence, and
-/// this goes to terminals.
 impl fmt::Display for Comm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = String::from_utf8_lossy(self.as_bytes());
-        if !name.chars().any(char::is_control) {
-            return f.pad(&name);
-        }
-        let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-        f.pad(&name.chars().map(printable).collect::<String>())
+        f.pad(&self.name())
     }
 }
 

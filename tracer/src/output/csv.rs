@@ -1,40 +1,50 @@
 //! CSV (RFC 4180): the csv crate does the format. A field that is empty is not known; a field that has parts of its own
 //! (`states`, `process`) is JSON text.
 
-use std::io::{self, Write};
+use std::io;
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Row;
+use super::{Row, text::Text};
 
-pub(super) fn header<R: Row>(to: &mut impl Write) -> io::Result<()> {
-    header_of(R::FIELDS, to)
+/// A buffer of the usual size costs more than what is written into it.
+const BUFFER: usize = 512;
+
+pub(super) fn header<R: Row>(to: &mut Text) -> io::Result<()> {
+    let mut writer = line(to);
+    writer.write_record(R::NAMES)?;
+    writer.flush()
 }
 
-pub(super) fn header_of(fields: &[&str], to: &mut impl Write) -> io::Result<()> {
-    let mut line = Vec::new();
-    write_fields(fields, &mut line)?;
-    to.write_all(&line)
+/// Writes a line; `field` is where a field is written before it is known whether it needs quotes.
+pub(super) fn write(record: &impl Row, to: &mut Text, field: &mut Text) -> io::Result<()> {
+    let mut writer = line(to);
+    record.each_text(field, |text| writer.write_field(text))?;
+    writer.write_record(None::<&[u8]>)?;
+    writer.flush()
 }
 
-/// A record, or any other object with the members of the header.
-pub(super) fn write(record: &impl Serialize, line: &mut Vec<u8>) -> io::Result<()> {
-    // Its members come in the order of the header.
-    let Value::Object(fields) = serde_json::to_value(record)? else {
-        return Err(io::Error::other("a record is an object"));
-    };
-    let text = |value: Value| match value {
+/// Objects that are no records, with their header: all have the same members.
+pub(super) fn objects<T: Serialize>(objects: &[T]) -> io::Result<Vec<u8>> {
+    let text = |value: &Value| match value {
         Value::Null => String::new(),
-        Value::String(text) => text,
+        Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    write_fields(fields.into_iter().map(|(_, value)| text(value)), line)
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for (number, object) in objects.iter().enumerate() {
+        let Value::Object(members) = serde_json::to_value(object)? else {
+            return Err(io::Error::other("a record is an object"));
+        };
+        if number == 0 {
+            writer.write_record(members.keys())?;
+        }
+        writer.write_record(members.values().map(text))?;
+    }
+    writer.into_inner().map_err(|error| io::Error::other(error.to_string()))
 }
 
-fn write_fields<F: AsRef<[u8]>>(fields: impl IntoIterator<Item = F>, line: &mut Vec<u8>) -> io::Result<()> {
-    // A buffer of the usual size costs more than what is written into it.
-    let mut writer = csv::WriterBuilder::new().buffer_capacity(512).from_writer(line);
-    writer.write_record(fields)?;
-    writer.flush()
+fn line(to: &mut Text) -> csv::Writer<&mut Vec<u8>> {
+    csv::WriterBuilder::new().buffer_capacity(BUFFER).from_writer(to.bytes_mut())
 }

@@ -1,11 +1,8 @@
-//! JSON lines: serde_json does the format.
+//! JSON lines.
 
-use std::io;
+use super::{Row, text::Text};
 
-use serde::Serialize;
-
-pub(super) fn write(record: &impl Serialize, line: &mut Vec<u8>) -> io::Result<()> {
-    serde_json::to_writer(&mut *line, record)?;
-    line.push(b'\n');
-    Ok(())
+pub(super) fn write(record: &impl Row, to: &mut Text) {
+    record.json(to);
+    to.push("\n");
 }

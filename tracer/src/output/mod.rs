@@ -1,14 +1,17 @@
 //! How things are written. Everything here is a function from values to bytes into some `impl Write`; opening files is
 //! [`file`]'s business alone.
 //!
-//! - `records`: the fields, in one place, for all formats
-//! - `table`, `jsonl`, `csv`: formats that are lines
-//! - `columns`: the records as columns, for `arrow` and `parquet`
+//! - `records`: the records; `fields`: what follows from the list of a record's fields
+//! - `table`, `jsonl`, `csv`: formats that are lines; `text`: the line under way
+//! - `columns`, and of them `arrow` and `parquet`
+//! - `behind`: the thread that encodes and writes
 //! - `report`: findings, as text or JSON
 
 pub(crate) mod arrow;
+pub(crate) mod behind;
 pub mod columns;
 mod csv;
+pub mod fields;
 pub mod file;
 mod jsonl;
 mod parquet;
@@ -17,17 +20,20 @@ pub mod report;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod text;
 
 use std::{
     io::{self, Write},
+    sync::{Arc, mpsc::Receiver},
     time::{Duration, Instant},
 };
 
-use ::parquet::arrow::ArrowWriter;
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
 use serde::Serialize;
 
-use self::columns::Columns;
 pub(crate) use self::table::{bytes, duration};
+use self::{behind::Behind, fields::Fields, text::Text};
 
 /// What a stream of records is written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,15 +59,9 @@ impl Format {
 }
 
 /// A record that every format can write.
-pub trait Row: Serialize + Sized {
-    /// The names of its fields, as in JSON and in the CSV header.
-    const FIELDS: &'static [&'static str];
-
+pub trait Row: Fields {
     /// The header of the table.
     const TABLE_HEADER: &'static str;
-
-    /// Its columns.
-    type Columns: Columns<Record = Self>;
 
     /// Its line in the table, without the end of the line.
     fn table_line(&self) -> String;
@@ -74,34 +74,80 @@ pub(crate) const BATCH_ROWS: usize = 65_536;
 /// some kilobytes of its own.
 pub(crate) const BATCH_AGE: Duration = Duration::from_millis(800);
 
-/// Writes records of one kind in one format.
-pub struct Writer<R: Row, W: Write + Send>(Form<R, W>);
+/// Lines that are handed over together, where they come fast.
+const CHUNK_BYTES: usize = 64 << 10;
 
-enum Form<R: Row, W: Write + Send> {
-    Lines { to: W, format: Format, line: Vec<u8> },
-    Arrow { to: W, encoder: arrow::Encoder, batch: Batch<R> },
-    Parquet { writer: ArrowWriter<W>, batch: Batch<R> },
+/// Chunks and batches that may wait until they are written: some 16 MiB of lines, or of columns.
+const WAITING_CHUNKS: usize = 256;
+const WAITING_BATCHES: usize = 2;
+
+/// Writes records of one kind in one format. Nothing is written, and no thread started, before the first record or flush:
+/// a run that cannot start leaves its output as it was.
+pub struct Writer<R: Row, W> {
+    form: Form<R>,
+    /// What the thread begins with, until it is started.
+    start: Option<(Encoder, W)>,
+    behind: Option<Behind<Piece, W>>,
+}
+
+enum Form<R: Row> {
+    Lines { format: Format, lines: Text, field: Text },
+    Batches(Batch<R>),
+}
+
+/// What is handed over to the thread that writes.
+enum Piece {
+    /// What a format begins with.
+    Begin,
+    Lines(Vec<u8>),
+    Batch(RecordBatch),
+    /// What a format ends with.
+    End,
+}
+
+/// How batches become bytes.
+enum Encoder {
+    /// There are none: lines are written as they are.
+    Lines,
+    Arrow(Box<arrow::Encoder>),
+    Parquet(Box<parquet::Encoder>),
+}
+
+impl Encoder {
+    fn new(format: Format, schema: &Arc<Schema>) -> io::Result<Self> {
+        Ok(match format {
+            Format::Table | Format::Jsonl | Format::Csv => Self::Lines,
+            Format::Arrow => Self::Arrow(Box::new(arrow::Encoder::new(schema)?)),
+            Format::Parquet => Self::Parquet(Box::new(parquet::Encoder::new(Arc::clone(schema))?)),
+        })
+    }
+
+    fn bytes(&mut self, piece: Piece) -> io::Result<Vec<u8>> {
+        match (piece, self) {
+            (Piece::Lines(lines), _) => Ok(lines),
+            (_, Self::Lines) => Ok(Vec::new()),
+            (Piece::Begin, Self::Arrow(encoder)) => Ok(encoder.take()),
+            (Piece::Batch(batch), Self::Arrow(encoder)) => encoder.batch(&batch),
+            (Piece::End, Self::Arrow(encoder)) => encoder.end(),
+            (Piece::Begin, Self::Parquet(encoder)) => encoder.take(),
+            (Piece::Batch(batch), Self::Parquet(encoder)) => encoder.batch(&batch),
+            (Piece::End, Self::Parquet(encoder)) => encoder.end(),
+        }
+    }
 }
 
 /// Records that wait to be written together.
 struct Batch<R: Row> {
+    schema: Arc<Schema>,
     columns: R::Columns,
     rows: usize,
     since: Option<Instant>,
 }
 
 impl<R: Row> Batch<R> {
-    fn new() -> Self {
-        Self { columns: R::Columns::default(), rows: 0, since: None }
-    }
-
     fn append(&mut self, record: &R) {
-        self.columns.append(record);
+        record.append(&mut self.columns);
         self.rows += 1;
-    }
-
-    fn is_full(&self) -> bool {
-        self.rows >= BATCH_ROWS
     }
 
     /// Whether its records have waited long enough; looked at now and then.
@@ -109,108 +155,127 @@ impl<R: Row> Batch<R> {
         self.rows > 0 && self.since.get_or_insert_with(Instant::now).elapsed() >= BATCH_AGE
     }
 
-    fn take(&mut self) -> io::Result<arrow_array::RecordBatch> {
+    fn take(&mut self) -> io::Result<Piece> {
         (self.rows, self.since) = (0, None);
-        self.columns.batch().map_err(arrow::as_io)
+        R::batch(&mut self.columns, Arc::clone(&self.schema)).map(Piece::Batch).map_err(arrow::as_io)
     }
 }
 
-impl<R: Row, W: Write + Send> Writer<R, W> {
-    /// Writes the header too, where the format has one.
-    pub fn new(format: Format, mut to: W) -> io::Result<Self> {
-        Ok(Self(match format {
-            Format::Arrow => {
-                let mut encoder = arrow::Encoder::new(&R::Columns::schema())?;
-                to.write_all(&encoder.take())?;
-                Form::Arrow { to, encoder, batch: Batch::new() }
+impl<R: Row, W: Write + Send + 'static> Writer<R, W> {
+    /// Makes ready.
+    pub fn new(format: Format, to: W) -> io::Result<Self> {
+        let schema = Arc::new(Schema::new(R::fields()));
+        let encoder = Encoder::new(format, &schema)?;
+        let form = if format.is_text() {
+            let mut lines = Text::default();
+            match format {
+                Format::Csv => csv::header::<R>(&mut lines)?,
+                Format::Table => table::header::<R>(&mut lines),
+                _ => {}
             }
-            Format::Parquet => Form::Parquet { writer: parquet::begin(to, R::Columns::schema())?, batch: Batch::new() },
-            Format::Table | Format::Jsonl | Format::Csv => {
-                match format {
-                    Format::Table => writeln!(to, "{}", R::TABLE_HEADER)?,
-                    Format::Csv => csv::header::<R>(&mut to)?,
-                    _ => {}
-                }
-                Form::Lines { to, format, line: Vec::new() }
-            }
-        }))
+            Form::Lines { format, lines, field: Text::default() }
+        } else {
+            Form::Batches(Batch { schema, columns: R::Columns::default(), rows: 0, since: None })
+        };
+        Ok(Self { form, start: Some((encoder, to)), behind: None })
     }
 
-    /// Writes one record: a line is written as a whole, at once.
+    /// Takes a record.
     pub fn write(&mut self, record: &R) -> io::Result<()> {
-        match &mut self.0 {
-            Form::Lines { to, format, line } => {
-                line.clear();
+        self.behind()?;
+        let is_full = match &mut self.form {
+            Form::Lines { format, lines, field } => {
                 match format {
-                    Format::Csv => csv::write(record, line)?,
-                    Format::Jsonl => jsonl::write(record, line)?,
-                    _ => table::write(record, line)?,
+                    Format::Csv => csv::write(record, lines, field)?,
+                    Format::Jsonl => jsonl::write(record, lines),
+                    _ => table::write(record, lines),
                 }
-                to.write_all(line)
+                lines.bytes().len() >= CHUNK_BYTES
             }
-            Form::Arrow { to, encoder, batch } => {
+            Form::Batches(batch) => {
                 batch.append(record);
-                if batch.is_full() { to.write_all(&encoder.batch(&batch.take()?)?) } else { Ok(()) }
+                batch.rows >= BATCH_ROWS
             }
-            Form::Parquet { writer, batch } => {
-                batch.append(record);
-                if batch.is_full() { parquet::write(writer, &batch.take()?) } else { Ok(()) }
-            }
-        }
+        };
+        if is_full { self.hand_over() } else { Ok(()) }
     }
 
     /// Brings out what has waited; called several times a second.
     pub fn flush(&mut self) -> io::Result<()> {
-        match &mut self.0 {
-            Form::Lines { to, .. } => to.flush(),
-            Form::Arrow { to, encoder, batch } => {
-                if batch.is_due() {
-                    to.write_all(&encoder.batch(&batch.take()?)?)?;
-                }
-                to.flush()
-            }
-            // Nothing of it can be read before its end.
-            Form::Parquet { .. } => Ok(()),
-        }
+        self.behind()?.check()?;
+        let is_due = match &mut self.form {
+            Form::Lines { .. } => true,
+            Form::Batches(batch) => batch.is_due(),
+        };
+        if is_due { self.hand_over() } else { Ok(()) }
     }
 
     /// Writes what is left, and the end where the format has one; gives back what was written to.
-    pub fn finish(self) -> io::Result<W> {
-        match self.0 {
-            Form::Lines { mut to, .. } => {
-                to.flush()?;
-                Ok(to)
-            }
-            Form::Arrow { mut to, mut encoder, mut batch } => {
-                if batch.rows > 0 {
-                    to.write_all(&encoder.batch(&batch.take()?)?)?;
-                }
-                to.write_all(&encoder.end()?)?;
-                to.flush()?;
-                Ok(to)
-            }
-            Form::Parquet { mut writer, mut batch } => {
-                if batch.rows > 0 {
-                    parquet::write(&mut writer, &batch.take()?)?;
-                }
-                parquet::end(writer)
-            }
+    pub fn finish(mut self) -> io::Result<W> {
+        if let Some((_, to)) = self.start {
+            return Ok(to);
         }
+        self.hand_over()?;
+        self.behind()?.send(Piece::End)?;
+        self.behind.ok_or_else(behind::gone)?.finish()
+    }
+
+    /// The thread that writes.
+    fn behind(&mut self) -> io::Result<&mut Behind<Piece, W>> {
+        if let Some((encoder, to)) = self.start.take() {
+            let waiting = match self.form {
+                Form::Lines { .. } => WAITING_CHUNKS,
+                Form::Batches(_) => WAITING_BATCHES,
+            };
+            let work = move |pieces| write_pieces(pieces, encoder, to);
+            self.behind.insert(Behind::start("writer", waiting, work)?).send(Piece::Begin)?;
+        }
+        self.behind.as_mut().ok_or_else(behind::gone)
+    }
+
+    fn hand_over(&mut self) -> io::Result<()> {
+        let piece = match &mut self.form {
+            Form::Lines { lines, .. } if lines.bytes().is_empty() => return Ok(()),
+            Form::Lines { lines, .. } => Piece::Lines(lines.take()),
+            Form::Batches(batch) if batch.rows == 0 => return Ok(()),
+            Form::Batches(batch) => batch.take()?,
+        };
+        self.behind()?.send(piece)
     }
 }
 
-/// Writes objects that are no stream of records, as JSON lines or CSV; all have the same members.
-pub fn write_objects<T: Serialize>(objects: &[T], format: Format) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    if format == Format::Csv
-        && let Some(first) = objects.first()
-        && let serde_json::Value::Object(members) = serde_json::to_value(first)?
-    {
-        let names: Vec<&str> = members.keys().map(String::as_str).collect();
-        csv::header_of(&names, &mut text)?;
+fn write_pieces<W: Write>(pieces: Receiver<Piece>, mut encoder: Encoder, mut to: W) -> io::Result<W> {
+    for piece in pieces {
+        to.write_all(&encoder.bytes(piece)?)?;
+        to.flush()?;
     }
+    Ok(to)
+}
+
+/// Records as lines, all at once, as JSON or CSV.
+pub fn lines<R: Row>(records: &[R], format: Format) -> io::Result<Vec<u8>> {
+    let (mut text, mut field) = (Text::default(), Text::default());
+    if format == Format::Csv {
+        csv::header::<R>(&mut text)?;
+    }
+    for record in records {
+        match format {
+            Format::Csv => csv::write(record, &mut text, &mut field)?,
+            _ => jsonl::write(record, &mut text),
+        }
+    }
+    Ok(text.take())
+}
+
+/// Likewise objects that are no stream of records; all have the same members.
+pub fn lines_of_objects<T: Serialize>(objects: &[T], format: Format) -> io::Result<Vec<u8>> {
+    if format == Format::Csv {
+        return csv::objects(objects);
+    }
+    let mut text = Vec::new();
     for object in objects {
-        if format == Format::Csv { csv::write(object, &mut text)? } else { jsonl::write(object, &mut text)? }
+        serde_json::to_writer(&mut text, object)?;
+        text.push(b'\n');
     }
     Ok(text)
 }

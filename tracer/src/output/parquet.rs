@@ -1,6 +1,6 @@
 //! Parquet: the parquet crate does the format. A file is complete only with the footer that comes last.
 
-use std::io::{self, Write};
+use std::{io, sync::Arc};
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
@@ -11,31 +11,38 @@ use parquet::{
     file::properties::WriterProperties,
 };
 
-pub(super) fn begin<W: Write + Send>(to: W, schema: Schema) -> io::Result<ArrowWriter<W>> {
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_created_by(concat!("tracer ", env!("CARGO_PKG_VERSION")).to_owned())
-        .build();
-    ArrowWriter::try_new(to, schema.into(), Some(properties)).map_err(as_io)
-}
+/// Encodes a file: bytes come out here, who writes them is none of its business.
+pub(super) struct Encoder(ArrowWriter<Vec<u8>>);
 
-pub(super) fn write<W: Write + Send>(writer: &mut ArrowWriter<W>, batch: &RecordBatch) -> io::Result<()> {
-    writer.write(batch).map_err(as_io)
-}
-
-pub(super) fn end<W: Write + Send>(writer: ArrowWriter<W>) -> io::Result<W> {
-    let mut to = writer.into_inner().map_err(as_io)?;
-    to.flush()?;
-    Ok(to)
-}
-
-/// An error of writing is told as such, without the library's name before it.
-fn as_io(error: ParquetError) -> io::Error {
-    match error {
-        ParquetError::External(source) => match source.downcast::<io::Error>() {
-            Ok(error) => *error,
-            Err(source) => io::Error::other(source),
-        },
-        error => io::Error::other(error),
+impl Encoder {
+    /// Begins a file.
+    pub(super) fn new(schema: Arc<Schema>) -> io::Result<Self> {
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_created_by(concat!("tracer ", env!("CARGO_PKG_VERSION")).to_owned())
+            .build();
+        ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map(Self).map_err(as_io)
     }
+
+    /// Takes a batch in; a group of rows comes out when it is full.
+    pub(super) fn batch(&mut self, batch: &RecordBatch) -> io::Result<Vec<u8>> {
+        self.0.write(batch).map_err(as_io)?;
+        self.take()
+    }
+
+    /// What is left, and the footer.
+    pub(super) fn end(&mut self) -> io::Result<Vec<u8>> {
+        self.0.finish().map_err(as_io)?;
+        self.take()
+    }
+
+    /// What has come out since the last call.
+    pub(super) fn take(&mut self) -> io::Result<Vec<u8>> {
+        self.0.sync()?;
+        Ok(std::mem::take(self.0.inner_mut()))
+    }
+}
+
+fn as_io(error: ParquetError) -> io::Error {
+    io::Error::other(error)
 }

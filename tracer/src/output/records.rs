@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     Row,
-    columns::{ConnectionColumns, LogColumns},
+    fields::{Part, record},
     table,
 };
 use crate::{
@@ -34,71 +34,49 @@ impl fmt::Display for Time {
     }
 }
 
-impl Serialize for Time {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+record! {
+    /// A transition. `None` is what is not known.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct LogRecord in LogColumns {
+        /// [`VERSION`].
+        pub v: u8,
+        /// When.
+        pub time: Time,
+        /// CLOCK_MONOTONIC, ns.
+        pub mono_ns: u64,
+        /// Socket cookie.
+        pub cookie: Option<u64>,
+        /// Network namespace.
+        pub netns: Option<u32>,
+        /// This host's address.
+        pub local_addr: Address,
+        /// This host's port, 0 when not bound yet.
+        pub local_port: u16,
+        /// The peer's address.
+        pub remote_addr: Address,
+        /// The peer's port.
+        pub remote_port: u16,
+        /// State before.
+        pub old_state: State,
+        /// State after.
+        pub new_state: State,
+        /// Time in the state before, ns.
+        pub in_state_ns: Option<u64>,
+        /// The process that acts; `None` when the current one is not the owner.
+        pub pid: Option<u32>,
+        /// Its name.
+        pub comm: Option<Comm>,
+        /// User id that owns the socket.
+        pub uid: Option<u32>,
+        /// Inode of the socket's file.
+        pub inode: Option<u64>,
+        /// Path of the socket's cgroup.
+        pub cgroup: Option<Arc<str>>,
+        /// `sk_err`, by name.
+        pub error: Option<Errno>,
+        /// `kernel`, `snapshot` or `repaired`.
+        pub origin: Origin,
     }
-}
-
-fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
-}
-
-fn as_known_text<T: fmt::Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(value) => serializer.collect_str(value),
-        None => serializer.serialize_none(),
-    }
-}
-
-/// A transition. `None` is what is not known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LogRecord {
-    /// [`VERSION`].
-    pub v: u8,
-    /// When.
-    pub time: Time,
-    /// CLOCK_MONOTONIC, ns.
-    pub mono_ns: u64,
-    /// Socket cookie.
-    pub cookie: Option<u64>,
-    /// Network namespace.
-    pub netns: Option<u32>,
-    /// This host's address.
-    #[serde(serialize_with = "as_text")]
-    pub local_addr: Address,
-    /// This host's port, 0 when not bound yet.
-    pub local_port: u16,
-    /// The peer's address.
-    #[serde(serialize_with = "as_text")]
-    pub remote_addr: Address,
-    /// The peer's port.
-    pub remote_port: u16,
-    /// State before.
-    #[serde(serialize_with = "as_text")]
-    pub old_state: State,
-    /// State after.
-    #[serde(serialize_with = "as_text")]
-    pub new_state: State,
-    /// Time in the state before, ns.
-    pub in_state_ns: Option<u64>,
-    /// The process that acts; `None` when the current one is not the owner.
-    pub pid: Option<u32>,
-    /// Its name.
-    #[serde(serialize_with = "as_known_text")]
-    pub comm: Option<Comm>,
-    /// User id that owns the socket.
-    pub uid: Option<u32>,
-    /// Inode of the socket's file.
-    pub inode: Option<u64>,
-    /// Path of the socket's cgroup.
-    pub cgroup: Option<Arc<str>>,
-    /// `sk_err`, by name.
-    #[serde(serialize_with = "as_known_text")]
-    pub error: Option<Errno>,
-    /// `kernel`, `snapshot` or `repaired`.
-    #[serde(serialize_with = "as_text")]
-    pub origin: Origin,
 }
 
 impl LogRecord {
@@ -146,30 +124,6 @@ fn known<T: Default + PartialEq>(value: T) -> Option<T> {
 }
 
 impl Row for LogRecord {
-    type Columns = LogColumns;
-
-    const FIELDS: &'static [&'static str] = &[
-        "v",
-        "time",
-        "mono_ns",
-        "cookie",
-        "netns",
-        "local_addr",
-        "local_port",
-        "remote_addr",
-        "remote_port",
-        "old_state",
-        "new_state",
-        "in_state_ns",
-        "pid",
-        "comm",
-        "uid",
-        "inode",
-        "cgroup",
-        "error",
-        "origin",
-    ];
-
     const TABLE_HEADER: &'static str = "TIME (UTC)      PID     COMM             LOCAL                  REMOTE                 \
                                         OLD STATE   → NEW STATE    IN STATE NOTE";
 
@@ -204,29 +158,40 @@ pub(crate) fn time_of_day(time: Time) -> String {
     time.get(11..23).unwrap_or(&time).to_owned()
 }
 
-/// Time in one state.
-#[derive(Clone, Debug, Serialize)]
-pub struct StateRecord {
-    /// The state.
-    #[serde(serialize_with = "as_text")]
-    pub state: State,
-    /// How long, ns.
-    pub ns: u64,
-    /// `exact`, `at_least` or `unknown`.
-    pub certainty: &'static str,
+record! {
+    /// Time in one state.
+    #[derive(Clone, Debug)]
+    pub struct StateRecord in StateColumns {
+        /// The state.
+        pub state: State,
+        /// How long, ns.
+        pub ns: u64,
+        /// `exact`, `at_least` or `unknown`.
+        pub certainty: &'static str,
+    }
 }
 
-/// A process and how it is known.
-#[derive(Clone, Debug, Serialize)]
-pub struct ProcessRecord {
-    /// Process id.
-    pub pid: u32,
-    /// Its name.
-    #[serde(serialize_with = "as_text")]
-    pub comm: Comm,
-    /// `opener`, `holder`, `closer` or `listener`.
-    pub source: &'static str,
+record! {
+    /// A process and how it is known.
+    #[derive(Clone, Debug, Serialize)]
+    pub struct ProcessRecord in ProcessColumns {
+        /// Process id.
+        pub pid: u32,
+        /// Its name.
+        #[serde(serialize_with = "displayed")]
+        pub comm: Comm,
+        /// `opener`, `holder`, `closer` or `listener`.
+        pub source: &'static str,
+    }
 }
+
+/// In the JSON of findings.
+fn displayed<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+impl Part for StateRecord {}
+impl Part for ProcessRecord {}
 
 impl From<&Process> for ProcessRecord {
     fn from(process: &Process) -> Self {
@@ -234,49 +199,49 @@ impl From<&Process> for ProcessRecord {
     }
 }
 
-/// A connection. `None` is what is not known, or not yet.
-#[derive(Clone, Debug, Serialize)]
-pub struct ConnectionRecord {
-    /// [`VERSION`].
-    pub v: u8,
-    /// Socket cookie.
-    pub cookie: Option<u64>,
-    /// Network namespace.
-    pub netns: Option<u32>,
-    /// This host's address.
-    #[serde(serialize_with = "as_text")]
-    pub local_addr: Address,
-    /// This host's port.
-    pub local_port: u16,
-    /// The peer's address.
-    #[serde(serialize_with = "as_text")]
-    pub remote_addr: Address,
-    /// The peer's port.
-    pub remote_port: u16,
-    /// When it opened.
-    pub opened: Option<Time>,
-    /// When it ended.
-    pub ended: Option<Time>,
-    /// The sum of its states, ns.
-    pub duration_ns: u64,
-    /// How it opened.
-    pub open: &'static str,
-    /// How it ended.
-    pub close: Option<&'static str>,
-    /// What the kernel keeps of it.
-    pub after_close: &'static str,
-    /// Its states in order.
-    pub states: Vec<StateRecord>,
-    /// Payload received, bytes.
-    pub bytes_in: Option<u64>,
-    /// Payload sent and acknowledged, bytes.
-    pub bytes_out: Option<u64>,
-    /// Whose it was.
-    pub process: Option<ProcessRecord>,
-    /// Path of its cgroup.
-    pub cgroup: Option<Arc<str>>,
-    /// Something in its history was missed and inferred.
-    pub gap: bool,
+record! {
+    /// A connection. `None` is what is not known, or not yet.
+    #[derive(Clone, Debug)]
+    pub struct ConnectionRecord in ConnectionColumns {
+        /// [`VERSION`].
+        pub v: u8,
+        /// Socket cookie.
+        pub cookie: Option<u64>,
+        /// Network namespace.
+        pub netns: Option<u32>,
+        /// This host's address.
+        pub local_addr: Address,
+        /// This host's port.
+        pub local_port: u16,
+        /// The peer's address.
+        pub remote_addr: Address,
+        /// The peer's port.
+        pub remote_port: u16,
+        /// When it opened.
+        pub opened: Option<Time>,
+        /// When it ended.
+        pub ended: Option<Time>,
+        /// The sum of its states, ns.
+        pub duration_ns: u64,
+        /// How it opened.
+        pub open: &'static str,
+        /// How it ended.
+        pub close: Option<&'static str>,
+        /// What the kernel keeps of it.
+        pub after_close: &'static str,
+        /// Its states in order.
+        pub states: Vec<StateRecord>,
+        /// Payload received, bytes.
+        pub bytes_in: Option<u64>,
+        /// Payload sent and acknowledged, bytes.
+        pub bytes_out: Option<u64>,
+        /// Whose it was.
+        pub process: Option<ProcessRecord>,
+        /// Path of its cgroup.
+        pub cgroup: Option<Arc<str>>,
+        /// Something in its history was missed and inferred.
+        pub gap: bool,
+    }
 }
 
 impl ConnectionRecord {
@@ -311,30 +276,6 @@ impl ConnectionRecord {
 }
 
 impl Row for ConnectionRecord {
-    type Columns = ConnectionColumns;
-
-    const FIELDS: &'static [&'static str] = &[
-        "v",
-        "cookie",
-        "netns",
-        "local_addr",
-        "local_port",
-        "remote_addr",
-        "remote_port",
-        "opened",
-        "ended",
-        "duration_ns",
-        "open",
-        "close",
-        "after_close",
-        "states",
-        "bytes_in",
-        "bytes_out",
-        "process",
-        "cgroup",
-        "gap",
-    ];
-
     const TABLE_HEADER: &'static str = "ENDED (UTC)     PID     COMM             LOCAL                  REMOTE                 \
                                         OPEN         CLOSE           AFTER       DURATION       IN      OUT STATES";
 

@@ -1,11 +1,15 @@
 //! Tables for people. What a record shows there is its own decision ([`Row::table_line`]).
 
-use std::io::{self, Write};
+use super::{Row, text::Text};
 
-use super::Row;
+pub(super) fn header<R: Row>(to: &mut Text) {
+    to.push(R::TABLE_HEADER);
+    to.push("\n");
+}
 
-pub(super) fn write(record: &impl Row, line: &mut Vec<u8>) -> io::Result<()> {
-    writeln!(line, "{}", record.table_line().trim_end())
+pub(super) fn write(record: &impl Row, to: &mut Text) {
+    to.push(record.table_line().trim_end());
+    to.push("\n");
 }
 
 /// A duration as people read it: three digits and a unit.

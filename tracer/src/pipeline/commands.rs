@@ -21,20 +21,20 @@ use crate::{
         tracker::MergeKind,
     },
     output::{
-        Writer,
+        Row, Writer,
         file::{Contents, Output},
         records::{ConnectionRecord, LogRecord},
         report::{self, LossRecord},
     },
     problem::tell,
-    source::clock::WallClock,
+    source::{clock::WallClock, privileges::Later},
 };
 
 /// `tracer log`.
 pub fn log(config: &Stream) -> Result<()> {
     let mut view = LogView { writer: Writer::new(config.format, open(config)?)?, left: config.count };
-    let Replayed { followed, damage } = follow(&config.trace, &mut view)?;
-    view.writer.finish()?;
+    let replayed = follow(&config.trace, &mut view);
+    let Replayed { followed, damage } = finish(replayed, view.writer)?;
     close(followed.loss);
     replay::tell_damage(damage)
 }
@@ -42,8 +42,10 @@ pub fn log(config: &Stream) -> Result<()> {
 /// `tracer connections`.
 pub fn connections(config: &Stream) -> Result<()> {
     let mut view = ConnectionsView { writer: Writer::new(config.format, open(config)?)?, left: config.count };
-    let Replayed { mut followed, damage } = follow(&config.trace, &mut view)?;
-    if config.with_open {
+    let mut replayed = follow(&config.trace, &mut view);
+    if let Ok(Replayed { followed, .. }) = &mut replayed
+        && config.with_open
+    {
         let mut open: Vec<Connection> = followed.tracker.open_connections(followed.ended_ns).collect();
         open.retain(|connection| wanted_connection(&config.trace.filters, connection));
         open.sort_by_key(|connection| (connection.opened_ns, connection.socket.cookie));
@@ -51,7 +53,7 @@ pub fn connections(config: &Stream) -> Result<()> {
             view.ended(connection, &mut followed.naming)?;
         }
     }
-    view.writer.finish()?;
+    let Replayed { followed, damage } = finish(replayed, view.writer)?;
     close(followed.loss);
     replay::tell_damage(damage)
 }
@@ -61,7 +63,6 @@ pub fn record(config: &Record) -> Result<()> {
     let fin_timeout_ns = limits(&config.trace).fin_timeout_ns;
     let mut view = RecordView::new(config, fin_timeout_ns, WallClock::now())?;
     let followed = live::run(&config.trace, &mut view);
-    // Whatever ended the run: what was seen is written.
     let finished = view.finish();
     let followed = followed?;
     finished?;
@@ -96,6 +97,14 @@ fn open(config: &Stream) -> Result<Output> {
     Output::open(config.output.as_deref(), contents, config.overwrite)
 }
 
+/// Whatever ended the run: what was seen is written.
+fn finish<R: Row>(replayed: Result<Replayed>, writer: Writer<R, Output>) -> Result<Replayed> {
+    let finished = writer.finish();
+    let replayed = replayed?;
+    finished?;
+    Ok(replayed)
+}
+
 /// From the kernel, or out of recordings.
 fn follow(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     if trace.from.is_empty() {
@@ -115,6 +124,8 @@ fn watch(config: &Diagnose) -> Result<Replayed> {
 
 /// From the kernel's own lists alone, without BPF: what can be said at once, and without root of what one may see.
 fn look(config: &Diagnose) -> Result<Replayed> {
+    let later = Later::Sockets { netns: config.trace.filters.socket.netns.clone(), unlisted: true };
+    live::give_up_privileges(&later, config.trace.verbose, |_| ())?;
     let sampler = Sampler { netns: config.trace.filters.socket.netns.clone(), ..Sampler::default() };
     let (facts, snapshot) = sampler.sample(&Asked::default())?;
     let mut view = DiagnoseView;

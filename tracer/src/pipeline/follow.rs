@@ -88,6 +88,11 @@ pub(super) trait View {
         false
     }
 
+    /// The folder in which it will make files while the trace runs.
+    fn folder(&self) -> Option<&Path> {
+        None
+    }
+
     /// Whether it goes on in a place of its own from here, which has to begin with all that is known (the next file of a
     /// recording).
     fn begins_anew(&mut self) -> Result<bool> {

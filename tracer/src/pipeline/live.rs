@@ -28,6 +28,7 @@ use crate::{
         kernel::{self, Kernel, Options, VMLINUX_BTF},
         netns::{self, Namespace},
         owners::Owners,
+        privileges::{Later, Reduced},
         sock_diag::{self, Wanted},
         sysctl,
     },
@@ -48,6 +49,9 @@ const MINIS_TOLERANCE: u64 = 64;
 /// Events that are taken from the ring buffer before signals and timers get their turn.
 const BATCH: usize = 65_536;
 
+/// The first sample of facts comes soon: a recording that is cut off early has findings all the same.
+const FIRST_SAMPLE_AFTER: Duration = Duration::from_secs(1);
+
 /// Runs a trace until its time is over, the view has enough, or SIGINT or SIGTERM come.
 pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Followed> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -58,6 +62,18 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Followed> {
     // A dump that is under way on another thread is of no use any more.
     runtime.shutdown_background();
     result
+}
+
+/// Says what is missing for what comes later, and keeps nothing but that and what `more` adds.
+pub(super) fn give_up_privileges(later: &Later, verbose: bool, more: impl FnOnce(&mut Reduced)) -> Result<()> {
+    later.missing().into_iter().for_each(tell);
+    let mut reduced = Reduced::to(later)?;
+    more(&mut reduced);
+    let kept = reduced.for_good()?;
+    if verbose {
+        tell(format_args!("keeps {kept}"));
+    }
+    Ok(())
 }
 
 /// The bounds of a live trace's tracker.
@@ -112,7 +128,7 @@ impl<'a> Live<'a> {
             dump: None,
             minis: None,
             sample: None,
-            sample_at: Stopwatch::now() + trace.sampling.period().unwrap_or_default(),
+            sample_at: Stopwatch::now() + FIRST_SAMPLE_AFTER,
             resync_wanted: false,
         }
     }
@@ -134,6 +150,8 @@ impl<'a> Live<'a> {
         for note in kernel.notes() {
             tell(note);
         }
+        // Before the first input, which a recorder writes on a thread of its own.
+        self.give_up_privileges(&kernel)?;
         let started_ns = monotonic_ns();
         self.sampler.started_ns = Some(started_ns);
         if let Some(counters) = counters {
@@ -162,6 +180,18 @@ impl<'a> Live<'a> {
             }
         }
         self.finish(kernel).await
+    }
+
+    /// Keeps what dumps, samples and the files of a recording take.
+    fn give_up_privileges(&self, kernel: &Kernel) -> Result<()> {
+        let netns = self.trace.filters.socket.netns.clone();
+        let later = Later::Sockets { netns, unlisted: self.trace.sampling != Sampling::Never };
+        give_up_privileges(&later, self.trace.verbose, |reduced| {
+            reduced.keep_for_maps(|| kernel.loss().is_ok());
+            if let Some(folder) = self.follow.view.folder() {
+                reduced.keep_for_files_in(folder);
+            }
+        })
     }
 
     /// Takes what is in the ring buffer, then whatever else has become ready.
@@ -361,7 +391,9 @@ impl<'a> Live<'a> {
 
     /// Everything that was seen is shown, and the programs are detached.
     async fn finish(mut self, mut kernel: Kernel) -> Result<Followed> {
-        let resync = self.trace.final_snapshot || self.resync_wanted || self.lost_something(&kernel)?;
+        // First of all, and whatever else there is to do: it is told at once.
+        let lost_something = self.lost_something(&kernel)?;
+        let resync = self.trace.final_snapshot || self.resync_wanted || lost_something;
         if resync || self.dump.is_some() {
             self.resync_wanted = resync;
             self.merge_dump(&mut kernel).await?;

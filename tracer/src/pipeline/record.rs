@@ -1,6 +1,10 @@
 //! What becomes of a trace in a recording: everything that it is fed with is written, into one file or a row of them.
 
-use std::{fs, path::PathBuf, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context, Result};
 
@@ -76,8 +80,9 @@ impl View for RecordView {
         // The clock that the metadata tells, so that a replay has the same times.
         let clock = WallClock::from_offset_ns(self.metadata.clock_offset_ns);
         let time = Time(clock.unix_ns(event.mono_ns()));
-        let Event::Transition(transition) = event else {
-            return self.recorder()?.event(event, None, time);
+        let transition = match event {
+            Event::Transition(transition) => transition,
+            Event::Reset(reset) => return self.recorder()?.reset(reset, time),
         };
         self.left = self.left.map(|left| left.saturating_sub(1));
         let raw = transition.details.map_or(0, |details| details.cgroup);
@@ -85,7 +90,7 @@ impl View for RecordView {
         recorder.cgroup(raw, || naming.cgroup(raw));
         recorder.cgroup(annotation.cgroup, || naming.cgroup(annotation.cgroup));
         let shown = LogRecord::new(transition, annotation, naming.cgroup(annotation.cgroup), clock);
-        recorder.event(event, Some(&shown), time)
+        recorder.transition(transition, &shown)
     }
 
     fn input(&mut self, input: &Input, naming: &mut Naming) -> Result<()> {
@@ -104,6 +109,10 @@ impl View for RecordView {
 
     fn is_done(&self) -> bool {
         self.left == Some(0)
+    }
+
+    fn folder(&self) -> Option<&Path> {
+        self.rotation.as_ref().map(|(_, rotated)| rotated.folder())
     }
 
     fn begins_anew(&mut self) -> Result<bool> {

@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustc_hash::FxHashMap;
 
-use super::follow::{Follow, Followed, Naming, View};
+use super::{
+    follow::{Follow, Followed, Naming, View},
+    live::give_up_privileges,
+};
 use crate::{
     config::{Sampling, Trace},
     core::{
@@ -20,7 +23,7 @@ use crate::{
     },
     problem::{one_line, tell},
     recording::{Ending, Metadata, Reader, Recorded, files},
-    source::clock::WallClock,
+    source::{clock::WallClock, privileges::Later},
 };
 
 /// Inputs between two looks at the clock.
@@ -48,6 +51,8 @@ pub(super) struct Replayed {
 
 /// Replays recordings until they end, the view has enough or the time is over.
 pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
+    // What is read may be made to do harm.
+    give_up_privileges(&Later::Files, trace.verbose, |_| ())?;
     let mut parts = open_all(&trace.from)?;
     keep_last_run(&mut parts, view.wants_one_run());
     let Some(first) = parts.first().map(|part| part.reader.metadata().clone()) else {
@@ -58,49 +63,27 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     let naming = Naming::recorded(WallClock::from_offset_ns(first.clock_offset_ns));
     let mut follow = Follow::new(trace.filters.clone(), limits, naming, view);
     follow.tally = (trace.sampling != Sampling::Never).then(Tally::default);
-    let until = trace.duration.map(|duration| first.started_ns.saturating_add(nanoseconds(duration)));
+    let until = trace.duration.map(|duration| first.started_unix_ns().saturating_add(nanoseconds(duration)));
     // Whoever keeps time has the screen, and tells where it is.
     let total = if follow.view.keeps_time() { 0 } else { parts.iter().map(|part| part.length).sum() };
-    let mut progress = Progress::new(total);
+    let mut replay = Replay { follow, until_unix_ns: until, progress: Progress::new(total) };
     let mut damage = None;
     let mut before: Option<Metadata> = None;
+    // What began later may be of a run beside this one, and none of its inputs is wanted.
+    parts.retain(|part| until.is_none_or(|until| part.reader.metadata().started_unix_ns() <= until));
     for part in &mut parts {
-        let metadata = part.reader.metadata().clone();
-        let mut follows_gap = false;
-        match before.as_ref().filter(|before| before.run == metadata.run) {
-            None => {
-                // Where a later version filters by more, first events of connections that are not in the recording show.
-                let recorded = metadata.filters.parse().unwrap_or_default();
-                follow.begin_run(WallClock::from_offset_ns(metadata.clock_offset_ns), recorded)?;
-                follow.view.begins(&metadata)?;
+        match replay.part(part, before.as_ref())? {
+            PartEnd::Enough => break,
+            PartEnd::Damaged(error) => {
+                damage = Some(error.context(format!("{}", part.path.display())));
+                break;
             }
-            Some(before) => match metadata.part.saturating_sub(before.part) {
-                1 => part.reader.goes_on(),
-                parts => {
-                    follows_gap = true;
-                    let missing = parts.saturating_sub(1);
-                    tell(format_args!("{}: {missing} file(s) before it are missing", part.path.display()));
-                }
-            },
+            PartEnd::End => tell_if_cut(part),
         }
-        let in_the_middle = metadata.part > 0 && before.as_ref().is_none_or(|before| before.run != metadata.run);
-        if let Err(error) = replay_part(part, follows_gap, in_the_middle, &mut follow, until, &mut progress) {
-            damage = Some(error.context(format!("{}", part.path.display())));
-            break;
-        }
-        if part.reader.ending() == Some(Ending::Cut) {
-            tell(format_args!(
-                "{}: it has no end mark: the recorder was killed, or is still writing; {} bytes of it were read",
-                part.path.display(),
-                part.reader.read_bytes()
-            ));
-        }
-        before = Some(metadata);
-        if follow.view.is_done() {
-            break;
-        }
+        before = Some(part.reader.metadata().clone());
     }
-    progress.end();
+    let Replay { mut follow, progress, .. } = replay;
+    drop(progress);
     if follow.view.keeps_time() {
         follow.hand_out_closed()?;
         follow.before(None)?;
@@ -108,57 +91,117 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     Ok(Replayed { followed: follow.finish()?, damage })
 }
 
-/// Where files before this one are missing, its first dump is what repairs the picture.
-fn replay_part(
-    part: &mut Part,
-    mut follows_gap: bool,
+/// A replay under way.
+struct Replay<'a> {
+    follow: Follow<'a>,
+    /// The time that it goes to. Runs have different monotonic clocks, and the same wall time.
+    until_unix_ns: Option<u64>,
+    progress: Progress,
+}
+
+/// How the reading of a file came to its end.
+enum PartEnd {
+    /// There is no more in it that is wanted.
+    End,
+    /// More is not wanted, of this file or another.
+    Enough,
+    /// The rest cannot be read.
+    Damaged(anyhow::Error),
+}
+
+/// What comes first in a file that goes on after something else.
+#[derive(Default)]
+struct Seam {
+    /// Files before it are missing: its first dump is what repairs the picture.
+    gap: bool,
+    /// It begins in the middle of its run: what was lost by then is not of the replay.
     in_the_middle: bool,
-    follow: &mut Follow<'_>,
-    until: Option<u64>,
-    progress: &mut Progress,
-) -> Result<()> {
-    let mut inputs = 0_u64;
-    let mut loss_is_of_before = in_the_middle;
-    while let Some(recorded) = part.reader.read()? {
-        match recorded {
-            Recorded::Cgroup { id, path } => follow.learn_cgroup(id, path),
-            Recorded::Input(mut input) => {
-                if let Input::Dump(dump) = &mut input
-                    && std::mem::take(&mut follows_gap)
-                {
-                    dump.kind = MergeKind::Resync;
-                }
-                if until.is_some_and(|until| follow.now_ns > until) && !matches!(input, Input::Loss(_)) {
-                    break;
-                }
-                if let Input::Loss(loss) = input
-                    && std::mem::take(&mut loss_is_of_before)
-                {
-                    follow.lost_before(loss);
-                }
-                if follow.view.keeps_time() {
-                    follow.before(Some(input.mono_ns().unwrap_or(follow.now_ns)))?;
-                    if follow.view.is_done() {
+}
+
+impl Replay<'_> {
+    /// Replays a file. An error is the view's; what is wrong with the file is in the end of the part.
+    fn part(&mut self, part: &mut Part, before: Option<&Metadata>) -> Result<PartEnd> {
+        let mut seam = self.join(part, before)?;
+        let mut inputs = 0_u64;
+        loop {
+            match part.reader.read() {
+                Err(error) => return Ok(PartEnd::Damaged(error)),
+                Ok(None) => break,
+                Ok(Some(Recorded::Cgroup { id, path })) => self.follow.learn_cgroup(id, path),
+                Ok(Some(Recorded::Input(input))) => {
+                    if self.is_after_end(&input) {
                         break;
                     }
+                    if self.follow.view.keeps_time() {
+                        self.follow.before(Some(input.mono_ns().unwrap_or(self.follow.now_ns)))?;
+                        if self.follow.view.is_done() {
+                            return Ok(PartEnd::Enough);
+                        }
+                    }
+                    self.input(input, &mut seam)?;
                 }
-                follow.input(input)?;
+            }
+            inputs += 1;
+            // Out of a pipe the next one may be long in coming.
+            if inputs.is_multiple_of(FLUSH_EVERY) || part.reader.has_to_read_on() {
+                self.follow.view.flush()?;
+                if self.follow.view.is_done() {
+                    return Ok(PartEnd::Enough);
+                }
+            }
+            if inputs.is_multiple_of(PROGRESS_EVERY) {
+                self.progress.tell(part.reader.read_bytes());
             }
         }
-        inputs += 1;
-        // Out of a pipe the next one may be long in coming.
-        if inputs.is_multiple_of(FLUSH_EVERY) || part.reader.has_to_read_on() {
-            follow.view.flush()?;
-            if follow.view.is_done() {
-                break;
-            }
-        }
-        if inputs.is_multiple_of(PROGRESS_EVERY) {
-            progress.tell(part.reader.read_bytes());
-        }
+        self.progress.done(part.length);
+        Ok(PartEnd::End)
     }
-    progress.done(part.length);
-    Ok(())
+
+    /// Makes ready for a file that comes after another, or for the first one of a run.
+    fn join(&mut self, part: &mut Part, before: Option<&Metadata>) -> Result<Seam> {
+        let metadata = part.reader.metadata().clone();
+        let Some(before) = before.filter(|before| before.run == metadata.run) else {
+            // Where a later version filters by more, first events of connections that are not in the recording show.
+            let recorded = metadata.filters.parse().unwrap_or_default();
+            self.follow.begin_run(WallClock::from_offset_ns(metadata.clock_offset_ns), recorded)?;
+            self.follow.view.begins(&metadata)?;
+            return Ok(Seam { gap: false, in_the_middle: metadata.part > 0 });
+        };
+        let gap = metadata.part.saturating_sub(before.part) != 1;
+        if gap {
+            let missing = metadata.part.saturating_sub(before.part).saturating_sub(1);
+            tell(format_args!("{}: {missing} file(s) before it are missing", part.path.display()));
+        } else {
+            part.reader.goes_on();
+        }
+        Ok(Seam { gap, in_the_middle: false })
+    }
+
+    fn input(&mut self, mut input: Input, seam: &mut Seam) -> Result<()> {
+        match &mut input {
+            Input::Dump(dump) if std::mem::take(&mut seam.gap) => dump.kind = MergeKind::Resync,
+            Input::Loss(loss) if std::mem::take(&mut seam.in_the_middle) => self.follow.lost_before(*loss),
+            _ => {}
+        }
+        self.follow.input(input)
+    }
+
+    fn is_after_end(&self, input: &Input) -> bool {
+        let Some(until) = self.until_unix_ns else {
+            return false;
+        };
+        input.mono_ns().is_some_and(|mono_ns| self.follow.naming.clock.unix_ns(mono_ns) > until)
+    }
+}
+
+fn tell_if_cut(part: &Part) {
+    if part.reader.ending() == Some(Ending::Cut) {
+        tell(format_args!(
+            "{}: it has no end mark: the recorder was killed, or is still writing; {} bytes of it were read",
+            part.path.display(),
+            part.reader.read_bytes()
+        ));
+    }
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -180,10 +223,9 @@ fn open_all(paths: &[PathBuf]) -> Result<Vec<Part>> {
     }
     let mut began: FxHashMap<String, u64> = FxHashMap::default();
     for part in &parts {
-        let Metadata { clock_offset_ns, started_ns, run, .. } = part.reader.metadata();
-        // Of wall time: the monotonic clocks of two boots have nothing to do with each other.
-        let started = clock_offset_ns.saturating_add(*started_ns);
-        began.entry(run.clone()).and_modify(|began| *began = started.min(*began)).or_insert(started);
+        let metadata = part.reader.metadata();
+        let started = metadata.started_unix_ns();
+        began.entry(metadata.run.clone()).and_modify(|began| *began = started.min(*began)).or_insert(started);
     }
     // Run after run, also where two went on at the same time.
     parts.sort_by_cached_key(|part| {
@@ -230,7 +272,7 @@ fn keep_last_run(parts: &mut Vec<Part>, one_run: bool) {
     }
 }
 
-/// Says how far it is, where somebody is looking.
+/// Says how far it is while it lives, where somebody is looking.
 struct Progress {
     shown: bool,
     told: Instant,
@@ -260,9 +302,11 @@ impl Progress {
     fn done(&mut self, length: u64) {
         self.done = self.done.saturating_add(length);
     }
+}
 
-    /// Takes the line away again.
-    fn end(&self) {
+impl Drop for Progress {
+    /// Takes the line away again, whatever comes after it.
+    fn drop(&mut self) {
         if self.shown {
             let _ = write!(io::stderr(), "\r{:40}\r", "");
         }

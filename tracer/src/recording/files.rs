@@ -31,6 +31,11 @@ impl Rotated {
         Ok(rotated)
     }
 
+    /// Where the files are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The next file's path.
     pub fn next_path(&mut self) -> PathBuf {
         let path = self.folder.join(format!("{}.{:06}.{}", self.stem, self.next, self.extension));

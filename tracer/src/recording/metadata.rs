@@ -44,6 +44,12 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// When the file begins, ns since 1970: the monotonic clocks of two boots have nothing to do with each other.
+    #[must_use]
+    pub const fn started_unix_ns(&self) -> u64 {
+        self.clock_offset_ns.saturating_add(self.started_ns)
+    }
+
     /// As keys and values of a schema.
     pub(super) fn to_schema(&self) -> BTreeMap<String, String> {
         let Ok(Value::Object(fields)) = serde_json::to_value(self) else {

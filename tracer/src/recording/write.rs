@@ -2,18 +2,16 @@
 //! another thread's work, so that a slow disk is felt as late as can be.
 
 use std::{
-    hash::{BuildHasher, RandomState},
     io::{self, Write},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::Receiver,
     },
-    thread::JoinHandle,
     time::Instant,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use rustc_hash::FxHashSet;
@@ -23,10 +21,11 @@ use crate::{
     core::{
         input::Input,
         snapshot::Socket,
-        transition::{Event, KernelAddress},
+        transition::{Reset, Transition},
     },
     output::{
         BATCH_AGE, BATCH_ROWS, arrow,
+        behind::Behind,
         records::{LogRecord, Time},
     },
 };
@@ -40,7 +39,11 @@ const BATCH_DETAIL_BYTES: usize = 4 << 20;
 /// What the writing thread is asked for.
 enum Job<W> {
     /// From here on another file.
-    Part(W, Arc<Schema>),
+    Part {
+        to: W,
+        schema: Arc<Schema>,
+        written: Arc<AtomicU64>,
+    },
     Batch(RecordBatch),
 }
 
@@ -53,32 +56,24 @@ pub struct Recorder<W> {
     /// It was this time, and nothing has happened since: told before the next thing that does.
     now_ns: Option<u64>,
     told_cgroups: FxHashSet<u64>,
-    hasher: RandomState,
-    jobs: Option<SyncSender<Job<W>>>,
-    thread: Option<JoinHandle<io::Result<()>>>,
+    behind: Behind<Job<W>, ()>,
+    /// How much of the current file was written; each has a count of its own, which its last batches may still add to.
     part_bytes: Arc<AtomicU64>,
 }
 
 impl<W: Write + Send + 'static> Recorder<W> {
     /// Begins a recording in its first file.
     pub fn new(to: W, metadata: &Metadata) -> Result<Self> {
-        let (jobs, received) = sync_channel(WAITING_BATCHES);
-        let part_bytes = Arc::new(AtomicU64::new(0));
-        let written = Arc::clone(&part_bytes);
-        let thread = std::thread::Builder::new()
-            .name("recorder".to_owned())
-            .spawn(move || write_jobs(&received, &written))
-            .context("cannot start the thread that writes")?;
+        let behind =
+            Behind::start("recorder", WAITING_BATCHES, write_jobs).context("cannot start the thread that writes")?;
         let mut recorder = Self {
-            columns: RecordingColumns::default(),
+            columns: RecordingColumns::new(),
             schema: Arc::new(RecordingColumns::schema()),
             since: None,
             now_ns: None,
             told_cgroups: FxHashSet::default(),
-            hasher: RandomState::new(),
-            jobs: Some(jobs),
-            thread: Some(thread),
-            part_bytes,
+            behind,
+            part_bytes: Arc::default(),
         };
         recorder.begin_part(to, metadata)?;
         Ok(recorder)
@@ -90,8 +85,9 @@ impl<W: Write + Send + 'static> Recorder<W> {
         let schema = RecordingColumns::schema().with_metadata(metadata.to_schema());
         self.schema = Arc::new(checksum::seal_schema(schema));
         self.told_cgroups.clear();
-        self.part_bytes.store(0, Ordering::Relaxed);
-        self.send(Job::Part(to, Arc::clone(&self.schema)))
+        let written = Arc::new(AtomicU64::new(0));
+        self.part_bytes = Arc::clone(&written);
+        Ok(self.behind.send(Job::Part { to, schema: Arc::clone(&self.schema), written })?)
     }
 
     /// How much was written to this file so far.
@@ -99,20 +95,17 @@ impl<W: Write + Send + 'static> Recorder<W> {
         self.part_bytes.load(Ordering::Relaxed)
     }
 
-    /// Takes an event, with what `tracer log` shows of it when it is a transition.
-    pub fn event(&mut self, event: &Event, shown: Option<&LogRecord>, time: Time) -> Result<()> {
+    /// Takes a transition, with what `tracer log` shows of it.
+    pub fn transition(&mut self, transition: &Transition, shown: &LogRecord) -> Result<()> {
         self.tell_now()?;
-        match (event, shown) {
-            (Event::Transition(transition), Some(shown)) => {
-                let id = self.socket_id(transition.socket.address);
-                self.columns.transition(transition, shown, id);
-            }
-            (Event::Reset(reset), _) => {
-                let id = self.socket_id(reset.socket.address);
-                self.columns.reset(reset, time, id);
-            }
-            (Event::Transition(_), None) => {}
-        }
+        self.columns.transition(transition, shown);
+        self.write_when_full()
+    }
+
+    /// Takes a RST, which happened at that time.
+    pub fn reset(&mut self, reset: &Reset, time: Time) -> Result<()> {
+        self.tell_now()?;
+        self.columns.reset(reset, time);
         self.write_when_full()
     }
 
@@ -143,18 +136,13 @@ impl<W: Write + Send + 'static> Recorder<W> {
             self.columns.sockets(sockets);
             self.write_when_full()?;
         }
-        if let Input::Forget(socket) = input {
-            let id = self.socket_id(socket.address).unwrap_or(0);
-            let socket = crate::core::transition::SocketId { address: KernelAddress(id), ..*socket };
-            self.columns.input(&Input::Forget(socket))?;
-        } else {
-            self.columns.input(input)?;
-        }
+        self.columns.input(input)?;
         self.write_when_full()
     }
 
     /// Writes what has waited for long enough; called several times a second.
     pub fn flush(&mut self) -> Result<()> {
+        self.behind.check()?;
         // That time passes is no reason to write: a host where nothing happens has a recording that does not grow.
         if self.columns.rows() > 0 && self.since.get_or_insert_with(Instant::now).elapsed() >= BATCH_AGE {
             self.write_out()?;
@@ -166,13 +154,7 @@ impl<W: Write + Send + 'static> Recorder<W> {
     pub fn finish(mut self) -> Result<()> {
         self.tell_now()?;
         self.write_out()?;
-        self.jobs = None;
-        self.outcome()
-    }
-
-    /// A socket's address is told by a hash of it, with a key that nobody knows.
-    fn socket_id(&self, address: KernelAddress) -> Option<u64> {
-        (address != KernelAddress(0)).then(|| self.hasher.hash_one(address.0) | 1)
+        Ok(self.behind.finish()?)
     }
 
     fn tell_now(&mut self) -> Result<()> {
@@ -195,54 +177,48 @@ impl<W: Write + Send + 'static> Recorder<W> {
             return Ok(());
         }
         let batch = self.columns.batch(Arc::clone(&self.schema)).map_err(arrow::as_io)?;
-        self.send(Job::Batch(batch))
-    }
-
-    fn send(&mut self, job: Job<W>) -> Result<()> {
-        match self.jobs.as_ref().map(|jobs| jobs.send(job)) {
-            Some(Ok(())) => Ok(()),
-            _ => self.outcome(),
-        }
-    }
-
-    /// Why the thread has ended.
-    fn outcome(&mut self) -> Result<()> {
-        match self.thread.take().map(JoinHandle::join) {
-            None => Err(anyhow!("the recording cannot be written any more")),
-            Some(Ok(result)) => Ok(result?),
-            Some(Err(_)) => Err(anyhow!("the thread that writes the recording failed")),
-        }
+        Ok(self.behind.send(Job::Batch(batch))?)
     }
 }
 
-fn write_jobs<W: Write>(jobs: &Receiver<Job<W>>, written: &AtomicU64) -> io::Result<()> {
-    let mut part: Option<(W, arrow::Encoder)> = None;
+/// A file under way.
+struct Part<W> {
+    to: W,
+    encoder: arrow::Encoder,
+    written: Arc<AtomicU64>,
+}
+
+impl<W: Write> Part<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.to.write_all(bytes)?;
+        self.to.flush()?;
+        self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn end(mut self) -> io::Result<()> {
+        let end = self.encoder.end()?;
+        self.write(&end)
+    }
+}
+
+fn write_jobs<W: Write>(jobs: Receiver<Job<W>>) -> io::Result<()> {
+    let mut part: Option<Part<W>> = None;
     for job in jobs {
         match job {
-            Job::Part(mut to, schema) => {
-                end_part(part.take())?;
+            Job::Part { to, schema, written } => {
+                part.take().map_or(Ok(()), Part::end)?;
                 let mut encoder = arrow::Encoder::new(&schema)?;
-                to.write_all(&encoder.take())?;
-                to.flush()?;
-                part = Some((to, encoder));
+                let head = encoder.take();
+                part.insert(Part { to, encoder, written }).write(&head)?;
             }
             Job::Batch(batch) => {
-                if let Some((to, encoder)) = &mut part {
-                    let bytes = checksum::seal(&encoder.batch(&batch)?)?;
-                    to.write_all(&bytes)?;
-                    to.flush()?;
-                    written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                if let Some(part) = &mut part {
+                    let bytes = checksum::seal(&part.encoder.batch(&batch)?)?;
+                    part.write(&bytes)?;
                 }
             }
         }
     }
-    end_part(part)
-}
-
-fn end_part<W: Write>(part: Option<(W, arrow::Encoder)>) -> io::Result<()> {
-    if let Some((mut to, mut encoder)) = part {
-        to.write_all(&encoder.end()?)?;
-        to.flush()?;
-    }
-    Ok(())
+    part.map_or(Ok(()), Part::end)
 }

@@ -17,10 +17,9 @@ use crate::{
         state::State as TcpState,
     },
     output::{
-        Format,
+        Format, Row as Record, lines, lines_of_objects,
         records::{ConnectionRecord, ProcessRecord, Time, VERSION},
         report::{FindingRecord, LossRecord},
-        write_objects,
     },
 };
 
@@ -41,7 +40,7 @@ pub struct Export {
 #[derive(Serialize)]
 struct OverviewRecord {
     v: u8,
-    time: Time,
+    time: String,
     states: Map<String, Value>,
     listening: usize,
     opens_per_s: f64,
@@ -123,18 +122,18 @@ pub fn export(state: &State, format: Format) -> io::Result<Export> {
     }
     let picture = &state.picture;
     let (rows, text) = match state.view {
-        View::Overview => (1, write_objects(&[overview(state)], format)?),
+        View::Overview => (1, lines_of_objects(&[overview(state)], format)?),
         View::Findings => objects(state.findings().into_iter().map(FindingRecord::from), format)?,
         View::Connections => {
             let record =
                 |row: &ConnectionRow| ConnectionRecord::new(&row.connection, row.cgroup.clone(), picture.clock);
-            objects(rows(picture.connections.as_ref()).iter().map(record), format)?
+            records(rows(picture.connections.as_ref()).iter().map(record), format)?
         }
         View::Destinations => objects(rows(picture.destinations.as_ref()).iter().map(DestinationRecord::from), format)?,
         View::Listeners => objects(rows(picture.listeners.as_ref()).iter().map(ListenerRecord::from), format)?,
         View::Log => {
-            let records = state.log_shown.iter().filter_map(|at| state.log.get(*at));
-            objects(records.cloned(), format)?
+            let shown = state.log_shown.iter().filter_map(|at| state.log.get(*at));
+            records(shown.cloned(), format)?
         }
     };
     // 2026-11-21T03:20:32.164… → 20261121T032032
@@ -146,7 +145,12 @@ pub fn export(state: &State, format: Format) -> io::Result<Export> {
 
 fn objects<T: Serialize>(objects: impl Iterator<Item = T>, format: Format) -> io::Result<(usize, Vec<u8>)> {
     let objects: Vec<T> = objects.collect();
-    Ok((objects.len(), write_objects(&objects, format)?))
+    Ok((objects.len(), lines_of_objects(&objects, format)?))
+}
+
+fn records<R: Record>(records: impl Iterator<Item = R>, format: Format) -> io::Result<(usize, Vec<u8>)> {
+    let records: Vec<R> = records.collect();
+    Ok((records.len(), lines(&records, format)?))
 }
 
 fn overview(state: &State) -> OverviewRecord {
@@ -155,7 +159,7 @@ fn overview(state: &State) -> OverviewRecord {
     let per_second = |value: fn(&super::history::Second) -> u32| rate(&picture.history, 5, value);
     OverviewRecord {
         v: VERSION,
-        time: Time(picture.clock.unix_ns(picture.now_ns)),
+        time: Time(picture.clock.unix_ns(picture.now_ns)).to_string(),
         states: states
             .filter(|(_, count)| *count > 0)
             .map(|(state, count)| (state.to_string(), count.into()))

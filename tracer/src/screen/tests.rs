@@ -117,7 +117,7 @@ fn finding(number: usize) -> Finding {
         (Kind::Churn, Severity::Info, None, "many short connections to 10.2.0.9:5432 that could be one"),
     ];
     let (kind, severity, cause, title) = kinds[number % kinds.len()];
-    let who = process(number).map_or_else(String::new, |process| process.comm.text());
+    let who = process(number).map_or_else(String::new, |process| process.comm.to_string());
     let socket = |at: usize| FoundSocket {
         cookie: at as u64 + 1,
         local: end(1, 8080),

@@ -8,5 +8,6 @@ pub mod host;
 pub mod kernel;
 pub mod netns;
 pub mod owners;
+pub mod privileges;
 pub mod sock_diag;
 pub mod sysctl;

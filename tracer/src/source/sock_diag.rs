@@ -153,7 +153,7 @@ fn receive(socket: &NetlinkSocket, netns: u32, sockets: &mut Vec<Socket>) -> Res
 
 fn error_in(payload: &[u8]) -> std::io::Error {
     let code = u32_at(payload, 0).unwrap_or(0) as i32;
-    std::io::Error::from_raw_os_error(-code)
+    std::io::Error::from_raw_os_error(code.wrapping_neg())
 }
 
 /// `struct inet_diag_msg` and its attributes; `None` when it is too short to be one.

@@ -94,6 +94,28 @@ fn a_reader_who_goes_ends_a_recording_in_silence() {
     });
 }
 
+/// What is wrong with the output is not wrong with the recording.
+#[test]
+fn a_replay_that_cannot_write_names_its_output() {
+    in_new_namespace(|| {
+        let file = scratch(None).join("trace.arrows");
+        let recorder = record("", &file);
+        close_in_order(pair(&net::listen()));
+        await_closed();
+        recorder.interrupt().in_order();
+        for command in ["log", "connections", "log --format jsonl", "log --format parquet", "diagnose"] {
+            let command = format!("{command} --from {}", file.display());
+            let (reader, writer) = io::pipe().expect("a pipe");
+            drop(reader);
+            let ended = Tracer::spawn(program(&command).stdout(writer)).ended();
+            assert_eq!((ended.status, &ended.stderr), (Some(0), &vec![]), "{command}");
+            let ended = run(&format!("{command} -o /dev/full"));
+            ended.failed_saying(&["/dev/full", "No space left"]);
+            assert!(!ended.stderr[0].contains("trace.arrows"), "{:?}", ended.stderr);
+        }
+    });
+}
+
 #[test]
 fn a_file_that_is_there_is_overwritten_when_that_is_asked_for() {
     in_new_namespace(|| {

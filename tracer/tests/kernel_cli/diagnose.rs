@@ -16,8 +16,10 @@ use crate::{
     diagnosis::{Diagnosis, at_once},
     harness::{
         Ended, assert_fields, assert_values, eventually, in_new_namespace, mount_tmpfs, own_netns, run, run_as_nobody,
+        scratch,
     },
     net::{self, CLOSE_WAIT, close, count_in, local, pair},
+    record::record,
     trouble::{in_evidence, until_it_has_lasted},
 };
 
@@ -124,6 +126,27 @@ impl Leaked {
         fds.sort_unstable();
         fds.into_iter().map(|fd| json!([fd])).collect()
     }
+}
+
+/// The first sample comes soon, so that there is something to judge by.
+#[test]
+fn a_recording_that_is_cut_off_early_has_findings() {
+    in_new_namespace(|| {
+        let file = scratch(None).join("trace.arrows");
+        let leaked = Leaked::new(Leak::EofReadNotClosed, 3);
+        let recorder = record("", &file);
+        let diagnosed = || run(&format!("diagnose --format json --close-wait-age 0s --from {}", file.display()));
+        eventually("sampled", || diagnosed().status == Some(0));
+        recorder.kill();
+        let ended = diagnosed();
+        let findings = ended.records()[0]["findings"].as_array().expect("findings").clone();
+        let [finding] = &findings[..] else { panic!("{ended:#?}") };
+        assert_eq!(finding["cause"], "eof_read_not_closed");
+        let sockets = finding["sockets"].as_array().expect("sockets");
+        let mut fds: Vec<Value> = sockets.iter().map(|socket| socket["fds"].clone()).collect();
+        fds.sort_unstable_by_key(|fds| fds[0].as_i64());
+        assert_eq!(fds, leaked.fds());
+    });
 }
 
 #[test]
@@ -335,8 +358,9 @@ fn a_snapshot_needs_neither_bpf_nor_privilege() {
         let _pending = Leaked::new(Leak::NeverAccepted, 2);
         mount_tmpfs("/sys/kernel/btf", None);
         let args = "diagnose --snapshot --format json --netns self --close-wait-age 0s --fail-on warning";
-        for ended in [run(args), run_as_nobody(args)] {
-            assert_eq!((ended.status, &ended.stderr), (Some(1), &vec![]));
+        for (ended, said) in [(run(args), 0), (run_as_nobody(args), 1)] {
+            assert_eq!((ended.status, ended.stderr.len()), (Some(1), said), "{ended:#?}");
+            assert!(ended.stderr.iter().all(|line| line.contains("CAP_SYS_PTRACE")), "{ended:#?}");
             let report = report(&ended);
             assert_eq!(report["window"]["duration_ns"], 0);
             let findings = report["findings"].as_array().expect("findings");
@@ -402,7 +426,7 @@ fn a_descriptor_that_outlived_its_connection_before_the_tracer_is_found() {
         eventually("three seconds old", || kept_by.elapsed() > Duration::from_millis(3_200));
 
         let live = Diagnosis::watch("--close-wait-age 3s");
-        let late = reset(&listener);
+        let (late, late_by) = (reset(&listener), Instant::now());
         let live = findings(&live.interrupt(), 0);
         let args = "diagnose --snapshot --format json --netns self --fail-on warning";
         let at_once = run(&format!("{args} --close-wait-age 3s"));
@@ -414,10 +438,13 @@ fn a_descriptor_that_outlived_its_connection_before_the_tracer_is_found() {
             assert_values(
                 found[0],
                 &json!({
-                    "severity": "warning", "count": 3, "oldest_certainty": "at_least",
+                    "severity": "warning", "oldest_certainty": "at_least",
                     "local": local(&listener).to_string(), "remote": null,
                 }),
             );
+            // On a busy machine the last one may have become old by now.
+            let with_late = u64::from(late_by.elapsed() >= Duration::from_secs(3));
+            assert!((3..=3 + with_late).contains(&found[0]["count"].as_u64().expect("a count")), "{found:#?}");
             assert_eq!(found[0]["process"]["pid"], id());
             let sockets = found[0]["sockets"].as_array().expect("sockets");
             for socket in &kept {

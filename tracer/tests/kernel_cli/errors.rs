@@ -50,6 +50,7 @@ fn mistakes_on_the_command_line() {
         ("nosuch", &["nosuch", "--help"]),
         ("explain no-such-topic", &["no-such-topic", "tracer explain"]),
         ("completions tcsh", &["'tcsh'", "bash"]),
+        ("man nosuch", &["nosuch", "--help"]),
     ];
     for (args, parts) in mistakes {
         let ended = run(args);
@@ -262,7 +263,7 @@ fn a_disk_that_fills_up_keeps_whole_lines() {
 
 #[test]
 fn a_reader_of_text_may_go_early() {
-    for args in ["man", "completions bash", "explain", "explain CLOSE_WAIT", "--help"] {
+    for args in ["man", "man record", "completions bash", "explain", "explain CLOSE_WAIT", "--help"] {
         let (reader, writer) = io::pipe().expect("a pipe");
         drop(reader);
         let ended = Tracer::spawn(program(args).stdout(writer)).ended();

@@ -36,7 +36,7 @@ use serde_json::Value;
 use crate::net;
 
 /// The program.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_tracer");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tracer");
 
 /// How long anything may take that should happen soon: a loaded machine must not fail a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -268,6 +268,10 @@ impl Tracer {
         while !self.stderr.read.iter().any(|line| line.contains(part)) {
             assert!(self.stderr.advance(deadline), "ended before {part:?}:\n{}", self.stderr.text());
         }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

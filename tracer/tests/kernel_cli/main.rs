@@ -23,6 +23,7 @@ mod healthy;
 mod load;
 mod log;
 mod loss;
+mod privileges;
 mod processes;
 mod record;
 mod resets;

@@ -129,6 +129,31 @@ fn counts_durations_states_and_namespaces_hold_for_recordings() {
     });
 }
 
+#[test]
+fn a_duration_is_of_all_the_runs_that_are_read() {
+    in_new_namespace(|| {
+        let folder = scratch(None);
+        let [first, second] = ["first.arrows", "second.arrows"].map(|name| folder.join(name));
+        let one_run = |file: &Path| {
+            let recorder = record("", file);
+            close_in_order(pair(&net::listen()));
+            await_closed();
+            recorder.interrupt().in_order();
+            replayed("log", file)
+        };
+        let began = Instant::now();
+        let of_first = one_run(&first);
+        let until = began.elapsed();
+        let of_second = one_run(&second);
+        let both = |duration: &str| {
+            let files = format!("{} {}", first.display(), second.display());
+            run(&format!("log --format jsonl --duration {duration} --from {files}")).in_order().records()
+        };
+        assert_eq!(both("1h"), [of_first.clone(), of_second].concat());
+        assert_eq!(both(&format!("{}ms", until.as_millis())), of_first);
+    });
+}
+
 /// A cgroup that goes with the test.
 struct Cgroup(PathBuf);
 

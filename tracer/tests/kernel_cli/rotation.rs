@@ -55,8 +55,13 @@ fn fill(folder: &Path, count: usize) {
     Load::beside(Duration::from_millis(1), |_| await_files(folder, count));
 }
 
-fn with_port(records: &[Value], port: u16) -> Vec<&Value> {
-    records.iter().filter(|record| record["local_port"] == port).collect()
+/// What is told of one end of a connection; its port may have been another's before.
+fn of_end<'a>(end: &TcpStream, records: &'a [Value]) -> Vec<&'a Value> {
+    of_cookie(net::cookie(end), records)
+}
+
+fn of_cookie(cookie: u64, records: &[Value]) -> Vec<&Value> {
+    records.iter().filter(|record| record["cookie"] == cookie).collect()
 }
 
 #[test]
@@ -71,7 +76,7 @@ fn files_that_are_rotated_by_time_stand_alone_and_together_are_one() {
         fill(&folder, 4);
         close_in_order(pair(&listener));
         // It closes in another file than it was opened in.
-        let over = local(&meanwhile.0).port();
+        let over = net::cookie(&meanwhile.0);
         close_in_order(meanwhile);
         await_closed_but(&before);
         for recorder in recorders {
@@ -95,27 +100,27 @@ fn files_that_are_rotated_by_time_stand_alone_and_together_are_one() {
         assert_eq!(listed, replayed("connections", &folder));
 
         // Each alone knows who was there when it began.
-        let open_before = local(&before.0).port();
         for file in files_in(&folder) {
             let all = replayed("connections --open", &file);
-            let [one] = with_port(&all, open_before)[..] else { panic!("{}: {all:#?}", file.display()) };
+            let [one] = of_end(&before.0, &all)[..] else { panic!("{}: {all:#?}", file.display()) };
             assert_eq!(
                 (&one["open"], &one["ended"], &one["gap"]),
                 (&"pre_existing".into(), &Value::Null, &false.into())
             );
         }
         let last = replayed("connections", files_in(&folder).last().expect("a file"));
-        if let [one] = with_port(&last, over)[..] {
+        if let [one] = of_cookie(over, &last)[..] {
             assert_eq!((&one["open"], &one["gap"]), (&"pre_existing".into(), &false.into()), "{one:#}");
         }
     });
 }
 
 /// All but the two ends of one connection are closed.
-fn await_closed_but((client, _): &(TcpStream, TcpStream)) {
-    let port = local(client).port();
+fn await_closed_but((client, server): &(TcpStream, TcpStream)) {
+    let (client, server) = (local(client).port(), local(server).port());
     let is_over = |(local, remote, state): &(u16, u16, u8)| {
-        [net::TIME_WAIT, net::LISTEN].contains(state) || [local, remote].contains(&&port)
+        [net::TIME_WAIT, net::LISTEN].contains(state)
+            || [(client, server), (server, client)].contains(&(*local, *remote))
     };
     eventually("closed", || net::listed().iter().all(is_over));
 }
@@ -153,7 +158,7 @@ fn a_missing_file_is_told_and_what_it_hides_is_marked() {
         let listener = net::listen();
         let (closing, open) = (pair(&listener), pair(&listener));
         await_next_file(&folder);
-        let closed = local(&closing.0).port();
+        let closed = net::cookie(&closing.0);
         let missing = {
             // In the file that goes it closes, and another one opens.
             let current = files_in(&folder).last().expect("a file").clone();
@@ -173,11 +178,11 @@ fn a_missing_file_is_told_and_what_it_hides_is_marked() {
         assert_eq!((ended.status, ended.stderr.len()), (Some(0), 2), "{ended:#?}");
         assert!(ended.stderr[0].contains("2 file(s) before it are missing"), "{ended:#?}");
         let all = ended.records();
-        let [one] = with_port(&all, closed)[..] else { panic!("{all:#?}") };
+        let [one] = of_cookie(closed, &all)[..] else { panic!("{all:#?}") };
         assert_eq!((&one["close"], &one["gap"]), (&"unknown".into(), &true.into()), "{one:#}");
         assert!(one["ended"].is_string(), "{one:#}");
         for (ends, gap) in [(&open, false), (&late, true)] {
-            let [one] = with_port(&all, local(&ends.0).port())[..] else { panic!("{all:#?}") };
+            let [one] = of_end(&ends.0, &all)[..] else { panic!("{all:#?}") };
             assert_eq!((&one["ended"], &one["gap"]), (&Value::Null, &gap.into()), "{one:#}");
         }
     });

@@ -72,10 +72,12 @@ fn completions_are_scripts() {
 
 #[test]
 fn the_manual_is_roff() {
-    let manual = said("man");
-    assert!(manual.contains(".TH tracer 1"), "{}", &manual[..200.min(manual.len())]);
-    for section in [".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION", ".SH OPTIONS"] {
-        assert!(manual.contains(section), "no {section}");
+    for (args, title) in [("man", ".TH TRACER 1"), ("man record", ".TH TRACER-RECORD 1")] {
+        let manual = said(args);
+        assert!(manual.contains(title), "{}", &manual[..200.min(manual.len())]);
+        for section in [".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION", ".SH OPTIONS"] {
+            assert!(manual.contains(section), "no {section}");
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! `cargo xtask bench flood`: what a tracer costs the traced, side by side with other tracers and with none.
 //!
 //! All runs take turns, in one network namespace, and medians are told: figures of a shared machine mean something only
-//! against each other. Kernel time is the programs' own (`kernel.bpf_stats_enabled`, put back afterwards).
+//! against each other. Kernel time is the programs' own (`kernel.bpf_stats_enabled`, put back afterwards), in a stretch of
+//! its own after each run: counting costs more than a small program does.
 
 use std::{
     collections::BTreeMap,
@@ -16,10 +17,14 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
+use super::{Used, value};
 use crate::{process, workspace};
 
 /// Transitions of a connection that is opened, accepted and closed, at both ends.
 const TRANSITIONS: f64 = 10.0;
+
+/// How long the load goes on for the time in the kernel, s.
+const KERNEL_SECONDS: u64 = 1;
 
 /// How long a tracer may take to attach.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -122,7 +127,6 @@ fn measure(args: &Args, tracer: &Path, load: &Path) -> Result<()> {
     for (name, value) in [("tcp_max_tw_buckets", "4096"), ("ip_local_port_range", "10000 65000")] {
         write(&Path::new("/proc/sys/net/ipv4").join(name), value)?;
     }
-    let stats = Stats::enable()?;
     let folder = workspace::target_dir()?.join("bench");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let mut besides = besides(tracer, &folder);
@@ -136,8 +140,6 @@ fn measure(args: &Args, tracer: &Path, load: &Path) -> Result<()> {
             runs.entry(beside.name).or_default().push(figures);
         }
     }
-    drop(stats);
-
     let names = std::iter::once("none").chain(besides.iter().map(|beside| beside.name));
     print(names, &runs);
     if let Some(path) = &args.json {
@@ -149,34 +151,45 @@ fn measure(args: &Args, tracer: &Path, load: &Path) -> Result<()> {
 
 fn one_run(args: &Args, load: &Path, beside: Option<&Beside>) -> Result<Figures> {
     let mut child = beside.map(Running::start).transpose()?;
-    let before = child.as_ref().map(Running::used).transpose()?;
+    let before = child.as_ref().map(|child| Used::of(&child.0)).transpose()?;
+    let (connections, seconds) = make_connections(args, load, args.seconds)?;
+    let mut figures = Figures { connections_per_s: connections / seconds, ..Figures::default() };
+    let (Some(child), Some(before)) = (&mut child, before) else {
+        return Ok(figures);
+    };
+    // What is in its buffers belongs to the run.
+    thread::sleep(Duration::from_millis(300));
+    let after = Used::of(&child.0)?;
+    figures.cpu_s_per_million = Some((after.cpu_s - before.cpu_s) / (connections * TRANSITIONS) * 1e6);
+    figures.peak_rss_mb = Some(after.peak_rss_kb as f64 / 1024.0);
+    let stats = Stats::enable()?;
+    let before_ns = child.kernel_ns()?;
+    let (connections, _) = make_connections(args, load, KERNEL_SECONDS)?;
+    let kernel_ns = child.kernel_ns()? - before_ns;
+    drop(stats);
+    figures.kernel_ns_per_transition = Some(kernel_ns as f64 / (connections * TRANSITIONS));
+    let said = child.end()?;
+    let told = |name: &str| {
+        let (_, rest) = said.lines().last()?.split_once(name)?;
+        rest.trim_start().split([',', ' ']).next()?.parse().ok()
+    };
+    (figures.dropped, figures.missed) = (told("dropped"), told("missed"));
+    Ok(figures)
+}
+
+/// Runs the load; how many connections it made, in how many seconds.
+fn make_connections(args: &Args, load: &Path, seconds: u64) -> Result<(f64, f64)> {
     let mut command = Command::new(load);
-    command.args(["--seconds", &args.seconds.to_string(), "--live", &args.live.to_string()]);
-    command.args(
-        args.rate.map(|rate| format!("--rate={rate}")).iter().flat_map(|rate| rate.split('=').map(str::to_owned)),
-    );
+    command.args(["--seconds", &seconds.to_string(), "--live", &args.live.to_string()]);
+    if let Some(rate) = args.rate {
+        command.args(["--rate", &rate.to_string()]);
+    }
     command.args(args.aborts.then_some("--aborts"));
     let said = process::output(&mut command)?;
     let mut numbers = said.split_whitespace().filter_map(|number| number.parse::<f64>().ok());
     let (connections, seconds) = numbers.next().zip(numbers.next()).context("no figures from the load")?;
     ensure!(connections > 0.0 && seconds > 0.0, "the load made no connection");
-    let mut figures = Figures { connections_per_s: connections / seconds, ..Figures::default() };
-    if let (Some(child), Some(before)) = (&mut child, before) {
-        // What is in its buffers belongs to the run.
-        thread::sleep(Duration::from_millis(300));
-        let after = child.used()?;
-        let transitions = connections * TRANSITIONS;
-        figures.kernel_ns_per_transition = Some((after.kernel_ns - before.kernel_ns) as f64 / transitions);
-        figures.cpu_s_per_million = Some((after.cpu_s - before.cpu_s) / transitions * 1e6);
-        figures.peak_rss_mb = Some(after.peak_rss_kb as f64 / 1024.0);
-        let said = child.end()?;
-        let told = |name: &str| {
-            let (_, rest) = said.lines().last()?.split_once(name)?;
-            rest.trim_start().split([',', ' ']).next()?.parse().ok()
-        };
-        (figures.dropped, figures.missed) = (told("dropped"), told("missed"));
-    }
-    Ok(figures)
+    Ok((connections, seconds))
 }
 
 /// Kernel time of BPF programs is counted while this lives.
@@ -200,13 +213,6 @@ impl Drop for Stats {
 
 /// A tracer that watches.
 struct Running(Child);
-
-/// What it has used so far.
-struct Used {
-    kernel_ns: u64,
-    cpu_s: f64,
-    peak_rss_kb: u64,
-}
 
 impl Running {
     fn start(beside: &Beside) -> Result<Self> {
@@ -240,27 +246,12 @@ impl Running {
         Ok(if attached { programs } else { Vec::new() })
     }
 
-    fn used(&self) -> Result<Used> {
-        let value = |text: &str, name: &str| -> Option<u64> {
-            text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
-        };
+    /// How long its programs have run, ns.
+    fn kernel_ns(&self) -> Result<u64> {
         // A program that several descriptors are of counts once.
-        let programs: BTreeMap<u64, u64> = self
-            .programs()?
-            .iter()
-            .filter_map(|text| Some((value(text, "prog_id:")?, value(text, "run_time_ns:").unwrap_or(0))))
-            .collect();
-        let folder = format!("/proc/{}", self.0.id());
-        let stat = fs::read_to_string(format!("{folder}/stat"))?;
-        let (_, after_name) = stat.rsplit_once(") ").context("no process")?;
-        let ticks: u64 = after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-        let status = fs::read_to_string(format!("{folder}/status"))?;
-        Ok(Used {
-            kernel_ns: programs.values().sum(),
-            // USER_HZ is 100 everywhere.
-            cpu_s: ticks as f64 / 100.0,
-            peak_rss_kb: value(&status, "VmHWM:").unwrap_or(0),
-        })
+        let programs = self.programs()?;
+        let times = programs.iter().filter_map(|text| Some((value(text, "prog_id:")?, value(text, "run_time_ns:")?)));
+        Ok(times.collect::<BTreeMap<u64, u64>>().values().sum())
     }
 
     /// Ends it in order; what it said on standard error.

@@ -236,7 +236,7 @@ fn sharers(stuck: &[Stuck<'_>]) -> Option<String> {
     let is_shared = |one: &&Stuck<'_>| one.holders.iter().any(|holder| holder.pid != one.holders[0].pid);
     let count = stuck.iter().filter(is_shared).count();
     let holders = stuck.iter().filter(is_shared).flat_map(|one| one.holders);
-    let processes: BTreeSet<(u32, String)> = holders.map(|holder| (holder.pid, holder.comm.text())).collect();
+    let processes: BTreeSet<(u32, String)> = holders.map(|holder| (holder.pid, holder.comm.to_string())).collect();
     let mut names: Vec<String> = processes.iter().take(SHARERS).map(|(pid, comm)| format!("{comm}[{pid}]")).collect();
     if processes.len() > SHARERS {
         names.push(format!("{} more", processes.len() - SHARERS));

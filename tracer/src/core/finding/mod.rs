@@ -274,8 +274,8 @@ pub fn detect(tracker: &Tracker, tally: &Tally, facts: &Facts, thresholds: &Thre
 
 /// A process and the container, pod or service that it runs in, for a title.
 fn who(process: Option<Process>, cgroup: u64, facts: &Facts) -> String {
-    let name = process
-        .map_or_else(|| "an unknown process".to_owned(), |process| format!("{}[{}]", process.comm.text(), process.pid));
+    let name =
+        process.map_or_else(|| "an unknown process".to_owned(), |process| format!("{}[{}]", process.comm, process.pid));
     match facts.cgroups.get(&cgroup).and_then(|path| workload::name_of(path)) {
         Some(workload) => format!("{name} ({workload})"),
         None => name,

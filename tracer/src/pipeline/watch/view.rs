@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    path::Path,
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -339,6 +340,11 @@ impl View for WatchView<'_> {
                 Due::Never => thread::sleep(NAP),
             }
         }
+    }
+
+    fn folder(&self) -> Option<&Path> {
+        // Where exports go.
+        Some(Path::new("."))
     }
 
     fn is_done(&self) -> bool {

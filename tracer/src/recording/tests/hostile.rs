@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     core::finding::{Facts, NamespaceFacts},
-    output::columns::{Columns as _, LogColumns},
+    output::{fields::Columnar as _, records::LogRecord},
     problem,
 };
 
@@ -121,7 +121,7 @@ fn other_files_are_no_recordings() {
     let mut arrow_file = FileWriter::try_new(Vec::new(), &schema).expect("memory takes everything");
     arrow_file.finish().expect("memory takes everything");
     let arrow_file = arrow_file.into_inner().expect("memory takes everything");
-    let log = stream(&LogColumns::schema(), &[]);
+    let log = stream(&Schema::new(LogRecord::fields()), &[]);
     let files: [&[u8]; 8] =
         [b"", b"PAR1", b"{\"v\":1}\n", b"\x7fELF\x02\x01\x01\0", &arrow_file, &log, &[0; 4096], &[0xff; 4096]];
     for file in files {

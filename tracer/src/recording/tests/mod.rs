@@ -65,13 +65,10 @@ fn recorded(heard: &[Heard], in_batch: usize) -> Vec<u8> {
     for heard in heard.chunks(in_batch) {
         for Heard { input, annotation } in heard {
             let written = match input {
-                Input::Event(event) => {
-                    let shown = match event {
-                        Event::Transition(transition) => Some(LogRecord::new(transition, annotation, None, CLOCK)),
-                        Event::Reset(_) => None,
-                    };
-                    recorder.event(event, shown.as_ref(), Time(CLOCK.unix_ns(event.mono_ns())))
+                Input::Event(Event::Transition(transition)) => {
+                    recorder.transition(transition, &LogRecord::new(transition, annotation, None, CLOCK))
                 }
+                Input::Event(Event::Reset(reset)) => recorder.reset(reset, Time(CLOCK.unix_ns(reset.mono_ns))),
                 input => recorder.input(input),
             };
             written.expect("memory takes everything");

@@ -24,6 +24,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use nix::libc;
+use rustix::thread::CapabilitySet;
 use tokio::io::{Interest, unix::AsyncFd};
 use tracer_ebpf::{
     Counters, FILTER_NETNS_MAX, Filter, KIND_RESET_RECEIVED, KIND_RESET_SENT, KIND_TRANSITION, Layout, PORT_ROWS,
@@ -40,7 +41,10 @@ use crate::core::{
     input::Loss,
     transition::Event,
 };
-use crate::problem::{one_line, tell};
+use crate::{
+    problem::{one_line, tell},
+    source::privileges,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRACER_BPF_OBJECT"));
 
@@ -382,15 +386,17 @@ fn raise_memlock_limit() {
 }
 
 fn check_kernel_version() -> Result<()> {
-    let uname = nix::sys::utsname::uname().context("cannot ask the kernel for its version")?;
-    let release = uname.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    if let (Some(major), Some(minor)) = (numbers.next(), numbers.next())
-        && (major, minor) < (5, 8)
-    {
-        bail!("kernel {release} is too old: tracer needs the BPF ring buffer of Linux 5.8 or later");
+    if let Some((major, minor)) = kernel_version().filter(|version| *version < (5, 8)) {
+        bail!("Linux {major}.{minor} is too old: tracer needs the BPF ring buffer of Linux 5.8 or later");
     }
     Ok(())
+}
+
+fn kernel_version() -> Option<(u32, u32)> {
+    let uname = nix::sys::utsname::uname().ok()?;
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    Some((numbers.next()?, numbers.next()?))
 }
 
 fn is_denied(error: &anyhow::Error) -> bool {
@@ -403,14 +409,24 @@ fn explain_denied(error: anyhow::Error) -> anyhow::Error {
     if !is_denied(&error) {
         return error;
     }
-    if nix::unistd::geteuid().is_root() {
-        error.context(
-            "the kernel refuses BPF even to root: in a container it needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and \
-             lockdown=confidentiality forbids it altogether",
-        )
-    } else {
-        error.context("not permitted: run as root (sudo tracer), or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
+    let missing = privileges::missing_for_bpf();
+    if !missing.is_empty() {
+        return error.context(format!(
+            "not permitted without {}: run as root (sudo tracer), or with CAP_BPF and CAP_PERFMON",
+            privileges::listed(missing)
+        ));
     }
+    let (major, minor) = kernel_version().unwrap_or((u32::MAX, 0));
+    if (major, minor) < (5, 11) && !privileges::effective().contains(CapabilitySet::SYS_RESOURCE) {
+        return error.context(
+            "not permitted: before Linux 5.11 the buffer is locked memory; raise the limit (ulimit -l unlimited, \
+             LimitMEMLOCK=infinity), or add CAP_SYS_RESOURCE",
+        );
+    }
+    error.context(
+        "the kernel refuses BPF in spite of the privileges: in a container they have to be those of the host (no user \
+         namespace), seccomp has to allow bpf(), and lockdown=confidentiality forbids it altogether",
+    )
 }
 
 /// Where the programs' own messages go: they report only what is exceptional.

@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -47,18 +48,25 @@ impl Format {
     }
 }
 
+/// Where tracefs may be mounted.
+const MOUNT_POINTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
 /// Where tracefs is mounted, if it is.
 #[must_use]
 pub fn mount_point() -> Option<PathBuf> {
-    ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
-        .into_iter()
-        .map(PathBuf::from)
-        .find(|path| path.join("events").is_dir())
+    MOUNT_POINTS.into_iter().map(PathBuf::from).find(|path| path.join("events").is_dir())
 }
 
 /// Reads the format of a tracepoint.
 pub fn read_format(category: &str, name: &str) -> Result<Format> {
     let Some(root) = mount_point() else {
+        let is_closed = |path: &&&str| {
+            let events = fs::metadata(Path::new(path).join("events"));
+            events.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+        };
+        if let Some(path) = MOUNT_POINTS.iter().find(is_closed) {
+            bail!("{path} may not be looked into: the classic tracepoints take root, or CAP_DAC_READ_SEARCH");
+        }
         bail!("tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing");
     };
     read_format_below(&root, category, name)

@@ -1,0 +1,91 @@
+//! Work that is left to another thread, which takes it piece by piece: whoever hands it over goes on at once, until so
+//! many pieces wait that the other is too slow.
+
+use std::{
+    io,
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread::{self, JoinHandle},
+};
+
+/// A thread that works behind this one.
+#[derive(Debug)]
+pub(crate) struct Behind<J, T> {
+    jobs: Option<SyncSender<J>>,
+    thread: Option<JoinHandle<io::Result<T>>>,
+}
+
+impl<J: Send + 'static, T: Send + 'static> Behind<J, T> {
+    /// Starts it; `waiting` pieces may wait.
+    pub(crate) fn start(
+        name: &str,
+        waiting: usize,
+        work: impl FnOnce(Receiver<J>) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<Self> {
+        let (jobs, received) = sync_channel(waiting);
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || work(received))?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// Hands a piece over. Where the thread has ended for an error, this is the error.
+    pub(crate) fn send(&mut self, job: J) -> io::Result<()> {
+        match self.jobs.as_ref().map(|jobs| jobs.send(job)) {
+            Some(Ok(())) => Ok(()),
+            _ => self.outcome().and(Err(gone())),
+        }
+    }
+
+    /// Looks whether the thread has ended for an error, where nothing is to be handed over.
+    pub(crate) fn check(&mut self) -> io::Result<()> {
+        match &self.thread {
+            Some(thread) if !thread.is_finished() => Ok(()),
+            _ => self.outcome().and(Err(gone())),
+        }
+    }
+
+    /// Waits until everything is done.
+    pub(crate) fn finish(mut self) -> io::Result<T> {
+        self.outcome()
+    }
+
+    fn outcome(&mut self) -> io::Result<T> {
+        self.jobs = None;
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(io::Error::other("the thread that writes failed")),
+            None => Err(gone()),
+        }
+    }
+}
+
+/// Said where the error itself was told before.
+pub(super) fn gone() -> io::Error {
+    io::Error::other("nothing can be written any more")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_done_in_order() {
+        let collect = |jobs: Receiver<u32>| Ok(jobs.into_iter().collect::<Vec<_>>());
+        let mut behind = Behind::start("test", 2, collect).expect("a thread");
+        (0..100).for_each(|job| behind.send(job).expect("taken"));
+        assert_eq!(behind.finish().expect("the result"), (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_error_of_the_thread_is_told_once() {
+        let fail = |jobs: Receiver<u32>| -> io::Result<()> {
+            let _ = jobs.recv();
+            Err(io::ErrorKind::BrokenPipe.into())
+        };
+        let mut behind = Behind::start("test", 1, fail).expect("a thread");
+        behind.check().expect("nothing has failed yet");
+        behind.send(0).expect("taken");
+        let error = std::iter::repeat_with(|| behind.check()).find_map(Result::err).expect("an error");
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(behind.send(0).expect_err("gone").kind(), io::ErrorKind::Other);
+        assert_eq!(behind.finish().expect_err("gone").kind(), io::ErrorKind::Other);
+    }
+}
