@@ -15,14 +15,14 @@ use crate::core::{manual, state::State};
 /// Follows every TCP connection of this host through the kernel's state transitions, and says which program leaks
 /// sockets and why.
 ///
-/// Needs root, or CAP_BPF and CAP_PERFMON. Without a command: `tracer log`.
+/// Needs root, or CAP_BPF and CAP_PERFMON. Without a command: `tracer watch` on a terminal, else `tracer log`.
 #[derive(Debug, Parser)]
 #[command(name = "tracer", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Options of `tracer log`, for when no command is given.
+    /// For when no command is given: options of `tracer log`, or of `tracer watch` as far as it has them.
     #[command(flatten)]
     pub log: StreamArgs,
 }
@@ -30,6 +30,8 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// A live screen: connections, findings, destinations, listeners, transitions
+    Watch(WatchArgs),
     /// Every transition, as it happens
     Log(StreamArgs),
     /// One record for each connection that ends
@@ -108,18 +110,50 @@ pub struct DiagnoseArgs {
     /// End with status 1 when a finding is at least this severe
     #[arg(long, value_enum, value_name = "SEVERITY", default_value = "never", help_heading = "Findings")]
     pub fail_on: FailOn,
-    /// A socket in CLOSE_WAIT that has been quiet for this long is stuck
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration, help_heading = "Findings")]
-    pub close_wait_age: std::time::Duration,
-    /// Report a destination from this share of the local ports on
-    #[arg(long, value_name = "PERCENT", default_value = "50%", value_parser = parse_percent, help_heading = "Findings")]
-    pub port_usage: f64,
+    /// When something is a finding.
+    #[command(flatten)]
+    pub thresholds: ThresholdArgs,
     /// Write to a file instead of standard output
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
     /// Overwrite the file if it is there already
     #[arg(long, requires = "output", help_heading = "Output")]
     pub force: bool,
+    /// How to trace.
+    #[command(flatten)]
+    pub trace: TraceArgs,
+}
+
+/// When something is a finding.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Findings")]
+pub struct ThresholdArgs {
+    /// A socket in CLOSE_WAIT that has been quiet for this long is stuck
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub close_wait_age: std::time::Duration,
+    /// Report a destination from this share of the local ports on
+    #[arg(long, value_name = "PERCENT", default_value = "50%", value_parser = parse_percent)]
+    pub port_usage: f64,
+}
+
+/// Options of `tracer watch`.
+#[derive(Args, Debug)]
+pub struct WatchArgs {
+    /// Where from.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Which connections.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Stop after this time, as 30s or 5m [default: never, and all of a recording]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = "Window")]
+    pub duration: Option<std::time::Duration>,
+    /// When something is a finding.
+    #[command(flatten)]
+    pub thresholds: ThresholdArgs,
+    /// Draw with ASCII alone; without it the locale decides
+    #[arg(long, help_heading = "Screen")]
+    pub ascii: bool,
     /// How to trace.
     #[command(flatten)]
     pub trace: TraceArgs,
@@ -217,9 +251,9 @@ pub struct WindowArgs {
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
-    /// Format of the records
-    #[arg(long, value_enum, default_value = "table")]
-    pub format: StreamFormat,
+    /// Format of the records [default: table]
+    #[arg(long, value_enum)]
+    pub format: Option<StreamFormat>,
     /// Write to a file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,

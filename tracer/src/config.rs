@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     cli::{
-        AttachArg, ConnectionsArgs, DiagnoseArgs, FailOn, FilterArgs, RecordArgs, ReportFormat, SourceArgs, StreamArgs,
-        StreamFormat, TraceArgs,
+        AttachArg, ConnectionsArgs, DiagnoseArgs, FailOn, FilterArgs, OutputArgs, RecordArgs, ReportFormat, SourceArgs,
+        StreamArgs, StreamFormat, ThresholdArgs, TraceArgs, WatchArgs,
     },
     core::{
         filter::{Family, OwnerFilter, SocketFilter},
@@ -19,6 +19,7 @@ use crate::{
         state::State,
     },
     output::Format,
+    screen::{Abilities, Colours},
     source::{
         cgroups::{self, Cgroups},
         kernel::Attachment,
@@ -51,6 +52,26 @@ pub enum Sampling {
     AtEnd,
     /// Again and again, and at the end.
     Always,
+    /// Again and again for somebody who is looking, who does not wait for the end.
+    Shown,
+}
+
+impl Sampling {
+    /// How often, where it is again and again.
+    #[must_use]
+    pub fn period(self) -> Option<Duration> {
+        match self {
+            Self::Never | Self::AtEnd => None,
+            Self::Always => Some(Duration::from_secs(10)),
+            Self::Shown => Some(Duration::from_secs(2)),
+        }
+    }
+
+    /// Whether also at the end.
+    #[must_use]
+    pub fn is_at_end(self) -> bool {
+        matches!(self, Self::AtEnd | Self::Always)
+    }
 }
 
 /// How to trace.
@@ -140,13 +161,26 @@ pub struct Diagnose {
     pub fail_on: Option<Severity>,
 }
 
+/// A run of `tracer watch`.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// How to trace.
+    pub trace: Trace,
+    /// When something is a finding.
+    pub thresholds: Thresholds,
+    /// What the terminal can show.
+    pub abilities: Abilities,
+    /// The conditions on connections, as they were typed.
+    pub filtered: String,
+}
+
 impl Stream {
     /// Of `tracer log`.
     pub fn log(args: &StreamArgs) -> Result<Self> {
         Ok(Self {
             trace: trace(&args.trace, &args.source, &args.filter, args.window.duration)?,
             count: args.window.count,
-            format: match args.output.format {
+            format: match args.output.format.unwrap_or_default() {
                 StreamFormat::Table => Format::Table,
                 StreamFormat::Jsonl => Format::Jsonl,
                 StreamFormat::Csv => Format::Csv,
@@ -206,15 +240,9 @@ impl Diagnose {
         let trace = trace(&args.trace, &args.source, &args.filter, args.duration.or(default))?;
         Ok(Self {
             trace: Trace { final_snapshot: true, sampling: Sampling::AtEnd, ..trace },
-            thresholds: Thresholds {
-                close_wait_age_ns: u64::try_from(args.close_wait_age.as_nanos()).unwrap_or(u64::MAX),
-                port_usage: args.port_usage,
-            },
+            thresholds: thresholds(&args.thresholds),
             json: matches!(args.format, ReportFormat::Json),
-            // https://no-color.org
-            colour: args.output.is_none()
-                && std::io::stdout().is_terminal()
-                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            colour: args.output.is_none() && std::io::stdout().is_terminal() && !no_color(),
             output: args.output.clone(),
             overwrite: args.force,
             snapshot: args.snapshot,
@@ -225,6 +253,79 @@ impl Diagnose {
                 FailOn::Never => None,
             },
         })
+    }
+}
+
+impl Watch {
+    /// Of `tracer watch`.
+    pub fn new(args: &WatchArgs) -> Result<Self> {
+        if !std::io::stdout().is_terminal() {
+            bail!("standard output is no terminal, which `watch` needs: use `tracer log` or `tracer diagnose`");
+        }
+        if !terminal_can() {
+            bail!("TERM says that this terminal cannot place text: use `tracer log` or `tracer diagnose`");
+        }
+        let trace = trace(&args.trace, &args.source, &args.filter, args.duration)?;
+        Ok(Self {
+            trace: Trace { sampling: Sampling::Shown, ..trace },
+            thresholds: thresholds(&args.thresholds),
+            abilities: abilities(args.ascii),
+            filtered: described(&args.filter),
+        })
+    }
+
+    /// Of `tracer` without a command, where somebody sits at a terminal and nothing was asked for that only a stream of
+    /// records has.
+    pub fn without_command(args: &StreamArgs) -> Result<Option<Self>> {
+        let StreamArgs { output: OutputArgs { format, output, .. }, window, .. } = args;
+        let is_stream = format.is_some() || output.is_some() || window.count.is_some();
+        if is_stream || !std::io::stdout().is_terminal() || !terminal_can() {
+            return Ok(None);
+        }
+        let trace = trace(&args.trace, &args.source, &args.filter, window.duration)?;
+        Ok(Some(Self {
+            trace: Trace { sampling: Sampling::Shown, ..trace },
+            thresholds: Thresholds::default(),
+            abilities: abilities(false),
+            filtered: described(&args.filter),
+        }))
+    }
+}
+
+/// Text of a variable of the environment; empty where it is not set.
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
+
+/// https://no-color.org
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+fn terminal_can() -> bool {
+    !matches!(variable("TERM").as_str(), "" | "dumb")
+}
+
+/// What the environment says of the terminal.
+fn abilities(ascii: bool) -> Abilities {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].map(variable).into_iter().find(|value| !value.is_empty());
+    let utf8 = locale.is_some_and(|locale| {
+        let locale = locale.to_ascii_lowercase();
+        locale.contains("utf-8") || locale.contains("utf8")
+    });
+    let many = variable("TERM").contains("256color") || !variable("COLORTERM").is_empty();
+    let colours = match (no_color(), many) {
+        (true, _) => Colours::None,
+        (false, true) => Colours::Many,
+        (false, false) => Colours::Sixteen,
+    };
+    Abilities { ascii: ascii || !utf8, colours }
+}
+
+fn thresholds(args: &ThresholdArgs) -> Thresholds {
+    Thresholds {
+        close_wait_age_ns: u64::try_from(args.close_wait_age.as_nanos()).unwrap_or(u64::MAX),
+        port_usage: args.port_usage,
     }
 }
 
@@ -244,6 +345,28 @@ fn trace(args: &TraceArgs, source: &SourceArgs, filter: &FilterArgs, duration: O
         final_snapshot: false,
         verbose: args.verbose,
     })
+}
+
+/// The conditions in words; nothing where there is none.
+fn described(args: &FilterArgs) -> String {
+    fn list<T: ToString>(name: &str, values: &[T]) -> Option<String> {
+        let values: Vec<String> = values.iter().map(T::to_string).collect();
+        (!values.is_empty()).then(|| format!("--{name} {}", values.join(",")))
+    }
+    let options = [
+        list("port", &args.port),
+        list("local-port", &args.local_port),
+        list("remote-port", &args.remote_port),
+        list("address", &args.address),
+        list("pid", &args.pid),
+        list("comm", &args.comm),
+        list("netns", &args.netns),
+        list("cgroup", &args.cgroup),
+        args.ipv4.then(|| "-4".to_owned()),
+        args.ipv6.then(|| "-6".to_owned()),
+        list("state", &args.state),
+    ];
+    options.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 fn filters(args: &FilterArgs, recorded: bool) -> Result<Filters> {

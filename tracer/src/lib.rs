@@ -14,4 +14,6 @@ pub mod output;
 pub mod pipeline;
 pub mod problem;
 pub mod recording;
+pub mod screen;
 pub mod source;
+pub mod terminal;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser};
 use tracer::{
     cli::{Cli, Command},
-    config::{Diagnose, Record, Stream},
+    config::{Diagnose, Record, Stream, Watch},
     explain, manpage, pipeline, problem,
 };
 
@@ -32,7 +32,11 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
-        None => pipeline::log(&Stream::log(&cli.log)?)?,
+        None => match Watch::without_command(&cli.log)? {
+            Some(watch) => pipeline::watch(&watch)?,
+            None => pipeline::log(&Stream::log(&cli.log)?)?,
+        },
+        Some(Command::Watch(args)) => pipeline::watch(&Watch::new(&args)?)?,
         Some(Command::Log(args)) => pipeline::log(&Stream::log(&args)?)?,
         Some(Command::Connections(args)) => pipeline::connections(&Stream::connections(&args)?)?,
         Some(Command::Diagnose(args)) => {

@@ -11,5 +11,7 @@ mod held;
 mod live;
 mod record;
 mod replay;
+mod watch;
 
 pub use commands::{connections, diagnose, log, record};
+pub use watch::watch;

@@ -3,11 +3,54 @@
 use std::{
     fmt::Display,
     io::{self, Write},
+    sync::{Mutex, PoisonError},
 };
+
+/// What is told while a screen is open, the latest last; `None` while there is none.
+static HELD: Mutex<Option<Vec<String>>> = Mutex::new(None);
+
+/// How much of it is kept.
+const MOST_HELD: usize = 100;
 
 /// Tells something on stderr that is not part of the output. Where stderr is closed there is nobody to tell.
 pub fn tell(message: impl Display) {
-    let _ = writeln!(io::stderr(), "tracer: {message}");
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    match held.as_mut() {
+        Some(held) => {
+            let message = message.to_string();
+            held.retain(|earlier| *earlier != message);
+            if held.len() >= MOST_HELD {
+                held.remove(0);
+            }
+            held.push(message);
+        }
+        None => drop(writeln!(io::stderr(), "tracer: {message}")),
+    }
+}
+
+/// As long as this lives, what is told waits: it would be written across a screen. Then it goes to stderr.
+pub struct Held(());
+
+/// Keeps what is told.
+#[must_use]
+pub fn hold() -> Held {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
+    Held(())
+}
+
+impl Held {
+    /// What was told since.
+    #[must_use]
+    pub fn so_far(&self) -> Vec<String> {
+        HELD.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let held = HELD.lock().unwrap_or_else(PoisonError::into_inner).take();
+        held.unwrap_or_default().iter().for_each(tell);
+    }
 }
 
 /// Whether the reader of our output has gone, which is no problem at all.

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: installs what `build-ebpf` and `export` need and the machine lacks.
+//! `cargo xtask setup`: installs what `build-ebpf`, `test` and `export` need and the machine lacks.
 //!
 //! For BPF programs there are two ways, and the first that works is taken: rustup's nightly with bpf-linker on that compiler's own LLVM, or
 //! (where rustup cannot download) Debian's packages, which are one matching set of compiler, library sources and LLVM.
@@ -25,7 +25,7 @@ const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
 /// The major versions of LLVM that this bpf-linker has a feature for.
 const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
-/// Install what build-ebpf and export need
+/// Install what build-ebpf, test and export need
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print the commands only
@@ -39,7 +39,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let steps = Steps { dry_run: args.dry_run };
     if !export::has_python() {
-        steps.python()?;
+        steps.packages("python3 with venv", &["python3-venv"])?;
+    }
+    if process::find("tmux").is_none() {
+        steps.packages("tmux", &["tmux"])?;
     }
     let missing = match Toolchain::find(args.toolchain) {
         Ok(toolchain) => {
@@ -176,11 +179,11 @@ impl Steps {
         self.linker(Path::new(DEBIAN_LLVM), "llvm-22", None)
     }
 
-    /// A Python that can make virtual environments.
-    fn python(&self) -> Result<()> {
-        ensure!(process::find("apt-get").is_some(), "python3 with venv is missing: install it by hand");
+    /// What tests need besides Rust: a Python that can make virtual environments, a terminal for the screen.
+    fn packages(&self, what: &str, packages: &[&str]) -> Result<()> {
+        ensure!(process::find("apt-get").is_some(), "{what} is missing: install it by hand");
         self.step(process::as_root("apt-get")?.arg("update"))?;
-        self.apt_install(&["python3-venv"])
+        self.apt_install(packages)
     }
 
     fn apt_install(&self, packages: &[&str]) -> Result<()> {

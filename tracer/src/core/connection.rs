@@ -138,6 +138,12 @@ impl Closing {
             Self::Unknown => "unknown",
         }
     }
+
+    /// Whether a RST ended it, or what amounts to one.
+    #[must_use]
+    pub fn is_reset(self) -> bool {
+        matches!(self, Self::ResetReceived | Self::ResetSent | Self::Killed)
+    }
 }
 
 /// Why this host sent a RST, as far as it can be told.

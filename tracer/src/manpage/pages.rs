@@ -25,6 +25,7 @@ pub(super) const PROGRAM: Page = Page {
     ],
     examples: &[
         ("What is wrong on this host?", "sudo tracer diagnose"),
+        ("And what goes on there?", "sudo tracer watch"),
         ("The same at once, without BPF:", "sudo tracer diagnose --snapshot"),
         ("What does a finding mean, and what is to be done?", "tracer explain close_wait"),
         ("Every transition on port 5432, as it happens:", "sudo tracer log --port 5432"),
@@ -38,6 +39,7 @@ pub(super) const PROGRAM: Page = Page {
 /// What is said of a command.
 pub(super) fn of(command: &str) -> Page {
     match command {
+        "watch" => WATCH,
         "log" => LOG,
         "connections" => CONNECTIONS,
         "diagnose" => DIAGNOSE,
@@ -48,6 +50,20 @@ pub(super) fn of(command: &str) -> Page {
         _ => Page { name: "", description: &[], examples: &[] },
     }
 }
+
+const WATCH: Page = Page {
+    name: "",
+    description: &[
+        "A screen to leave open while a server misbehaves: connections per state with their last minutes, rates and loss;          findings, down to the sockets and their descriptors; connections, sorted and filtered, each with its life as a          timeline; local ports that are left per destination; listeners; transitions as they come. The key ? lists the          keys, which are those of less and htop. tracer without a command opens it on a terminal.",
+        "With --from it replays a recording: with a time bar, pause, single steps, speeds, and jumps to the findings. The          recording is read once before that, unless it comes out of a pipe.",
+        "It draws in UTF-8, or in ASCII where the locale is no other; with as many colours as TERM and COLORTERM promise,          with none where NO_COLOR is set. The key e writes what is shown to a new file in the folder that it was started          in; for that, started as root in a folder that belongs to somebody else, it keeps CAP_DAC_OVERRIDE (and          CAP_FOWNER, where the folder is sticky).",
+    ],
+    examples: &[
+        ("A web server, from the outside:", "sudo tracer watch --local-port 80,443"),
+        ("Sockets are stuck after ten seconds:", "sudo tracer watch --close-wait-age 10s"),
+        ("What happened last night:", "tracer watch --from /var/lib/tracer"),
+    ],
+};
 
 const LOG: Page = Page {
     name: "",

@@ -3,6 +3,9 @@
 
 use std::io;
 
+use serde::Serialize;
+use serde_json::Value;
+
 use super::{Row, text::Text};
 
 /// A buffer of the usual size costs more than what is written into it.
@@ -20,6 +23,26 @@ pub(super) fn write(record: &impl Row, to: &mut Text, field: &mut Text) -> io::R
     record.each_text(field, |text| writer.write_field(text))?;
     writer.write_record(None::<&[u8]>)?;
     writer.flush()
+}
+
+/// Objects that are no records, with their header: all have the same members.
+pub(super) fn objects<T: Serialize>(objects: &[T]) -> io::Result<Vec<u8>> {
+    let text = |value: &Value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for (number, object) in objects.iter().enumerate() {
+        let Value::Object(members) = serde_json::to_value(object)? else {
+            return Err(io::Error::other("a record is an object"));
+        };
+        if number == 0 {
+            writer.write_record(members.keys())?;
+        }
+        writer.write_record(members.values().map(text))?;
+    }
+    writer.into_inner().map_err(|error| io::Error::other(error.to_string()))
 }
 
 fn line(to: &mut Text) -> csv::Writer<&mut Vec<u8>> {

@@ -30,7 +30,9 @@ use std::{
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
+use serde::Serialize;
 
+pub(crate) use self::table::{bytes, duration};
 use self::{behind::Behind, fields::Fields, text::Text};
 
 /// What a stream of records is written as.
@@ -248,6 +250,34 @@ fn write_pieces<W: Write>(pieces: Receiver<Piece>, mut encoder: Encoder, mut to:
         to.flush()?;
     }
     Ok(to)
+}
+
+/// Records as lines, all at once, as JSON or CSV.
+pub fn lines<R: Row>(records: &[R], format: Format) -> io::Result<Vec<u8>> {
+    let (mut text, mut field) = (Text::default(), Text::default());
+    if format == Format::Csv {
+        csv::header::<R>(&mut text)?;
+    }
+    for record in records {
+        match format {
+            Format::Csv => csv::write(record, &mut text, &mut field)?,
+            _ => jsonl::write(record, &mut text),
+        }
+    }
+    Ok(text.take())
+}
+
+/// Likewise objects that are no stream of records; all have the same members.
+pub fn lines_of_objects<T: Serialize>(objects: &[T], format: Format) -> io::Result<Vec<u8>> {
+    if format == Format::Csv {
+        return csv::objects(objects);
+    }
+    let mut text = Vec::new();
+    for object in objects {
+        serde_json::to_writer(&mut text, object)?;
+        text.push(b'\n');
+    }
+    Ok(text)
 }
 
 /// Lines of at most `width` characters, where the words allow it.

@@ -36,7 +36,7 @@ impl fmt::Display for Time {
 
 record! {
     /// A transition. `None` is what is not known.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct LogRecord in LogColumns {
         /// [`VERSION`].
         pub v: u8,
@@ -110,6 +110,14 @@ impl LogRecord {
     }
 }
 
+impl LogRecord {
+    /// The error, and where it comes from when that is not the kernel.
+    pub(crate) fn note(&self) -> String {
+        let error = self.error.map(|error| error.to_string()).unwrap_or_default();
+        if self.origin == Origin::Kernel { error } else { format!("{error} ({})", self.origin).trim().to_owned() }
+    }
+}
+
 /// The kernel's zero for "none".
 fn known<T: Default + PartialEq>(value: T) -> Option<T> {
     (value != T::default()).then_some(value)
@@ -123,10 +131,7 @@ impl Row for LogRecord {
         let pid = or_dash(self.pid);
         let comm = or_dash(self.comm);
         let in_state = self.in_state_ns.map_or_else(|| "-".to_owned(), table::duration);
-        let mut note = self.error.map(|error| error.to_string()).unwrap_or_default();
-        if self.origin != Origin::Kernel {
-            note = format!("{note} ({})", self.origin);
-        }
+        let note = self.note();
         format!(
             "{:<15} {pid:<7} {comm:<16} {:<22} {:<22} {:<11} → {:<11} {in_state:>9} {}",
             time_of_day(self.time),
@@ -134,7 +139,7 @@ impl Row for LogRecord {
             end(self.remote_addr, self.remote_port),
             self.old_state.to_string(),
             self.new_state.to_string(),
-            note.trim()
+            note
         )
     }
 }
@@ -148,7 +153,7 @@ fn or_dash<T: fmt::Display>(value: Option<T>) -> String {
 }
 
 /// Hours to milliseconds.
-fn time_of_day(time: Time) -> String {
+pub(crate) fn time_of_day(time: Time) -> String {
     let time = time.to_string();
     time.get(11..23).unwrap_or(&time).to_owned()
 }

@@ -48,8 +48,9 @@ struct WindowRecord {
     duration_ns: u64,
 }
 
+/// A finding, as in the report.
 #[derive(Serialize)]
-struct FindingRecord<'a> {
+pub struct FindingRecord<'a> {
     kind: &'static str,
     severity: &'static str,
     title: &'a str,
@@ -148,26 +149,15 @@ pub fn write_text(to: &mut impl Write, window_ns: u64, findings: &[Finding], col
 const SHOWN: usize = 5;
 
 fn write_finding(to: &mut impl Write, finding: &Finding, colour: bool) -> io::Result<()> {
-    let (severity, style) = match finding.severity {
-        Severity::Info => ("INFO", AnsiColor::Cyan.on_default()),
-        Severity::Warning => ("WARNING", AnsiColor::Yellow.on_default().bold()),
-        Severity::Critical => ("CRITICAL", AnsiColor::Red.on_default().bold()),
+    let style = match finding.severity {
+        Severity::Info => AnsiColor::Cyan.on_default(),
+        Severity::Warning => AnsiColor::Yellow.on_default().bold(),
+        Severity::Critical => AnsiColor::Red.on_default().bold(),
     };
+    let severity = severity_word(finding.severity);
     let style = if colour { style } else { Style::new() };
     writeln!(to, "{style}{severity:<9}{style:#} {}", finding.title)?;
-    let mut facts = Vec::new();
-    if finding.oldest_ns > 0 {
-        facts.push(format!("oldest {}{}", at_least(finding.oldest_certainty), table::duration(finding.oldest_ns)));
-    }
-    if let Some(growth) = finding.growth_per_min.filter(|growth| *growth > 0.0) {
-        facts.push(format!("+{growth:.0}/min"));
-    }
-    if let Some(eta_s) = finding.eta_s {
-        facts.push(format!("full in {}", table::duration(eta_s.saturating_mul(1_000_000_000))));
-    }
-    if let Some(remote) = finding.remote {
-        facts.push(format!("peer {}", common_end(remote)));
-    }
+    let facts = measures(finding);
     if !facts.is_empty() {
         writeln!(to, "          {}", facts.join("   "))?;
     }
@@ -192,11 +182,41 @@ fn write_finding(to: &mut impl Write, finding: &Finding, colour: bool) -> io::Re
     writeln!(to)
 }
 
+/// What a finding measures, in a few words each.
+#[must_use]
+pub fn measures(finding: &Finding) -> Vec<String> {
+    let mut said = Vec::new();
+    if finding.oldest_ns > 0 {
+        said.push(format!("oldest {}{}", at_least(finding.oldest_certainty), table::duration(finding.oldest_ns)));
+    }
+    if let Some(growth) = finding.growth_per_min.filter(|growth| *growth > 0.0) {
+        said.push(format!("+{growth:.0}/min"));
+    }
+    if let Some(eta_s) = finding.eta_s {
+        said.push(format!("full in {}", table::duration(eta_s.saturating_mul(1_000_000_000))));
+    }
+    if let Some(remote) = finding.remote {
+        said.push(format!("peer {}", common_end(remote)));
+    }
+    said
+}
+
+/// A severity as people read it.
+#[must_use]
+pub fn severity_word(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Info => "INFO",
+        Severity::Warning => "WARNING",
+        Severity::Critical => "CRITICAL",
+    }
+}
+
 /// The end that several sockets have in common: without a port when theirs differ.
 fn common_end(end: Endpoint) -> String {
     if end.port == 0 { end.address.to_string() } else { end.to_string() }
 }
 
-fn at_least(certainty: Certainty) -> &'static str {
+/// The mark of a time that is not exact.
+pub(crate) fn at_least(certainty: Certainty) -> &'static str {
     if certainty == Certainty::Exact { "" } else { "≥" }
 }

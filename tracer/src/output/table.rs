@@ -13,7 +13,7 @@ pub(super) fn write(record: &impl Row, to: &mut Text) {
 }
 
 /// A duration as people read it: three digits and a unit.
-pub(super) fn duration(ns: u64) -> String {
+pub(crate) fn duration(ns: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "µs"), (1, "ns")];
     let seconds = ns / 1_000_000_000;
     if seconds >= 60 {
@@ -37,7 +37,7 @@ pub(super) fn duration(ns: u64) -> String {
 }
 
 /// A number of bytes as people read it.
-pub(super) fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
     let mut value = count as f64;
     let mut unit = 0;

@@ -139,7 +139,7 @@ fn look(config: &Diagnose) -> Result<Replayed> {
 }
 
 /// The line that ends every run.
-fn close(loss: LossRecord) {
+pub(super) fn close(loss: LossRecord) {
     // Where stderr is closed there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "{loss}");
 }

@@ -22,6 +22,7 @@ use crate::{
         transition::Event,
     },
     output::report::LossRecord,
+    recording::Metadata,
     source::{cgroups::Cgroups, clock::WallClock},
 };
 
@@ -47,8 +48,33 @@ pub(super) trait View {
         Ok(())
     }
 
+    /// What comes now is of this run.
+    fn begins(&mut self, _metadata: &Metadata) -> Result<()> {
+        Ok(())
+    }
+
+    /// There is a new sample for the findings.
+    fn sampled(&mut self, _known: &mut Known<'_>) -> Result<()> {
+        Ok(())
+    }
+
     /// Brings out what is buffered; called several times a second.
     fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Likewise for what is shown while the trace goes on; only live.
+    fn look(&mut self, _known: &mut Known<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether it shows recordings, in its own time.
+    fn keeps_time(&self) -> bool {
+        false
+    }
+
+    /// A recording goes on at this moment once this returns; `None` is its end. Only where the view keeps time.
+    fn before(&mut self, _next_ns: Option<u64>, _known: &mut Known<'_>) -> Result<()> {
         Ok(())
     }
 
@@ -105,6 +131,28 @@ impl Naming {
             Names::Live(cgroups) => cgroups.name(id),
             Names::Recorded(paths) => paths.get(&id).cloned(),
         }
+    }
+}
+
+/// What is known at a moment, for a view that shows it while the trace goes on.
+pub(super) struct Known<'a> {
+    pub(super) tracker: &'a Tracker,
+    pub(super) filters: &'a Filters,
+    pub(super) naming: &'a mut Naming,
+    pub(super) loss: LossRecord,
+    /// The latest time that was heard of, CLOCK_MONOTONIC ns.
+    pub(super) now_ns: u64,
+    pub(super) facts: Option<&'a Facts>,
+    tally: Option<&'a Tally>,
+    began: Option<&'a Counters>,
+}
+
+impl Known<'_> {
+    /// Judges by the last sample; `None` when there is none.
+    pub(super) fn findings(&self, thresholds: &Thresholds) -> Option<Vec<Finding>> {
+        let (mut facts, tally) = (self.facts?.clone(), self.tally?);
+        set_window(&mut facts, self.began);
+        Some(findings(self.tracker, tally, &facts, self.filters, thresholds))
     }
 }
 
@@ -219,6 +267,7 @@ impl<'a> Follow<'a> {
             return self.event(event);
         }
         let input = self.wanted_part(input);
+        let is_sample = matches!(input, Input::Facts(_));
         self.view.input(&input, &mut self.naming)?;
         match input {
             Input::Event(_) => {}
@@ -246,7 +295,32 @@ impl<'a> Follow<'a> {
             }
         }
         self.pass_on_repaired()?;
-        self.pass_on_ended()
+        self.pass_on_ended()?;
+        if is_sample { self.show_known(|view, known| view.sampled(known)) } else { Ok(()) }
+    }
+
+    /// Lets the view look at what is known.
+    pub(super) fn look(&mut self) -> Result<()> {
+        self.show_known(|view, known| view.look(known))
+    }
+
+    /// Lets a view that keeps time wait for the moment when a recording goes on.
+    pub(super) fn before(&mut self, next_ns: Option<u64>) -> Result<()> {
+        self.show_known(|view, known| view.before(next_ns, known))
+    }
+
+    fn show_known(&mut self, show: impl FnOnce(&mut dyn View, &mut Known<'_>) -> Result<()>) -> Result<()> {
+        let mut known = Known {
+            loss: self.losses(),
+            tracker: &self.tracker,
+            filters: &self.filters,
+            naming: &mut self.naming,
+            now_ns: self.now_ns,
+            facts: self.facts.as_deref(),
+            tally: self.tally.as_ref(),
+            began: self.began.as_ref(),
+        };
+        show(self.view, &mut known)
     }
 
     /// Takes an event in.
@@ -281,26 +355,16 @@ impl<'a> Follow<'a> {
     pub(super) fn finish(mut self) -> Result<Followed> {
         self.hand_out_closed()?;
         self.view.flush()?;
-        let window_ns = match (&self.began, &self.facts) {
-            (Some(began), Some(facts)) => facts.now_ns.saturating_sub(began.now_ns),
-            _ => 0,
-        };
         let mut facts = self.facts.take();
         if let Some(facts) = &mut facts {
-            facts.window_ns = window_ns;
-            for (netns, namespace) in &mut facts.namespaces {
-                // Of a namespace that came later everything counts; without a window nothing has moved.
-                namespace.counters = self.began.as_ref().map_or_else(NamespaceCounters::default, |began| {
-                    namespace.counters.since(began.namespaces.get(netns).copied().unwrap_or_default())
-                });
-            }
+            set_window(facts, self.began.as_ref());
         }
         Ok(Followed {
             loss: self.losses(),
             tracker: self.tracker,
             ended_ns: self.now_ns,
             naming: self.naming,
-            window_ns,
+            window_ns: facts.as_ref().map_or(0, |facts| facts.window_ns),
             tally: self.tally.unwrap_or_default(),
             facts,
         })
@@ -375,10 +439,31 @@ impl Followed {
     /// Judges by the last sample; `None` when there is none.
     pub(super) fn findings(&self, filters: &Filters, thresholds: &Thresholds) -> Option<Vec<Finding>> {
         let facts = self.facts.as_ref()?;
-        let mut findings = finding::detect(&self.tracker, &self.tally, facts, thresholds);
-        findings.retain(|finding| filters.owner.matches_process(finding.process.as_ref()));
-        Some(findings)
+        Some(findings(&self.tracker, &self.tally, facts, filters, thresholds))
     }
+}
+
+/// The window that a sample is judged by: since the counters at the beginning.
+fn set_window(facts: &mut Facts, began: Option<&Counters>) {
+    facts.window_ns = began.map_or(0, |began| facts.now_ns.saturating_sub(began.now_ns));
+    for (netns, namespace) in &mut facts.namespaces {
+        // Of a namespace that came later everything counts; without a window nothing has moved.
+        namespace.counters = began.map_or_else(NamespaceCounters::default, |began| {
+            namespace.counters.since(began.namespaces.get(netns).copied().unwrap_or_default())
+        });
+    }
+}
+
+fn findings(
+    tracker: &Tracker,
+    tally: &Tally,
+    facts: &Facts,
+    filters: &Filters,
+    thresholds: &Thresholds,
+) -> Vec<Finding> {
+    let mut findings = finding::detect(tracker, tally, facts, thresholds);
+    findings.retain(|finding| filters.owner.matches_process(finding.process.as_ref()));
+    findings
 }
 
 fn wanted_transition(filters: &Filters, (transition, annotation): &Annotated) -> bool {

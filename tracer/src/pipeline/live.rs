@@ -26,7 +26,7 @@ use crate::{
     memory,
     problem::{one_line, tell},
     source::{
-        clock::monotonic_ns,
+        clock::{monotonic_ns, thread_cpu},
         kernel::{self, Kernel, Options, VMLINUX_BTF},
         netns::{self, Namespace},
         owners::Owners,
@@ -56,11 +56,7 @@ const MINIS_TOLERANCE: u64 = 64;
 /// Events that are taken from the ring buffer before signals and timers get their turn.
 const BATCH: usize = 65_536;
 
-/// How often facts are sampled, where they are sampled all the time. After a sample that took long the next one is later:
-/// it is to cost a hundredth of a core at most.
-const SAMPLE_EVERY: Duration = Duration::from_secs(10);
-
-/// The first one comes soon: a recording that is cut off early has findings all the same.
+/// The first sample of facts comes soon: a recording that is cut off early has findings all the same.
 const FIRST_SAMPLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs a trace until its time is over, the view has enough, or SIGINT or SIGTERM come.
@@ -125,7 +121,7 @@ type DumpTask = JoinHandle<Result<(Snapshot, Owners)>>;
 /// Likewise of the mini-sockets alone, and how long it took.
 type MinisTask = JoinHandle<(Result<Snapshot>, Duration)>;
 
-/// Likewise a sample of facts, and how long it took.
+/// Likewise a sample of facts, and what CPU time it took.
 type SampleTask = JoinHandle<(Result<Facts>, Duration)>;
 
 struct Live<'a> {
@@ -283,6 +279,7 @@ impl<'a> Live<'a> {
             // Only a buffer that was empty says that nothing of the time before now is still to come.
             self.follow.input(Input::Now(monotonic_ns()))?;
         }
+        self.follow.look()?;
         self.follow.view.flush()
     }
 
@@ -381,7 +378,8 @@ impl<'a> Live<'a> {
             }
             self.begin_dump(MergeKind::Anew)?;
         }
-        if self.trace.sampling == Sampling::Always && self.sample.is_none() && Stopwatch::now() >= self.sample_at {
+        let is_due = self.trace.sampling.period().is_some() && Stopwatch::now() >= self.sample_at;
+        if is_due && self.sample.is_none() {
             self.begin_sample();
         }
         Ok(())
@@ -391,8 +389,8 @@ impl<'a> Live<'a> {
     fn begin_sample(&mut self) {
         let (sampler, asked) = (self.sampler.clone(), Asked::new(self.follow.tally.as_ref(), &self.follow.tracker));
         self.sample = Some(tokio::task::spawn_blocking(move || {
-            let begun = Stopwatch::now();
-            (sampler.sample(&asked), begun.elapsed())
+            let begun = thread_cpu();
+            (sampler.sample(&asked), thread_cpu().saturating_sub(begun))
         }));
     }
 
@@ -401,7 +399,8 @@ impl<'a> Live<'a> {
             return Ok(());
         };
         let (facts, took) = sample.await.context("the thread that samples facts failed")?;
-        self.sample_at = Stopwatch::now() + SAMPLE_EVERY.max(took * 100);
+        // After a sample that took long the next one is later: it is to cost a hundredth of a core at most.
+        self.sample_at = Stopwatch::now() + self.trace.sampling.period().unwrap_or_default().max(took * 100);
         match facts {
             Ok(facts) => {
                 memory::give_back();
@@ -480,7 +479,7 @@ impl<'a> Live<'a> {
         self.take_all(&mut kernel)?;
         self.follow.input(Input::Loss(kernel.loss()?))?;
         self.follow.input(Input::Now(monotonic_ns()))?;
-        if self.trace.sampling != Sampling::Never {
+        if self.trace.sampling.is_at_end() {
             // The counts that a sample goes by have to be complete.
             self.follow.hand_out_closed()?;
             let asked = Asked::new(self.follow.tally.as_ref(), &self.follow.tracker);

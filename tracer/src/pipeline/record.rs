@@ -17,7 +17,10 @@ use crate::{
         records::{LogRecord, Time},
     },
     recording::{Metadata, Recorder, VERSION, files::Rotated},
-    source::clock::{WallClock, monotonic_ns},
+    source::{
+        clock::{WallClock, monotonic_ns},
+        host::Host,
+    },
 };
 
 /// Writes a trace to a recording.
@@ -134,12 +137,12 @@ fn open(path: PathBuf, overwrite: bool) -> Result<Output> {
 
 fn metadata(config: &Record, fin_timeout_ns: u64, clock: WallClock) -> Result<Metadata> {
     let read = |path: &str| Ok::<_, std::io::Error>(fs::read_to_string(path)?.trim().to_owned());
-    let uname = nix::sys::utsname::uname().context("cannot tell the host's name")?;
+    let Host { name, kernel } = Host::this()?;
     Ok(Metadata {
         format: VERSION,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        host: uname.nodename().to_string_lossy().into_owned(),
-        kernel: uname.release().to_string_lossy().into_owned(),
+        host: name,
+        kernel,
         boot_id: read("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
         // A random number that the kernel makes for each read.
         run: read("/proc/sys/kernel/random/uuid").context("cannot name the run")?,

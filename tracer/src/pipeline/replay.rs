@@ -64,8 +64,9 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
     let mut follow = Follow::new(trace.filters.clone(), limits, naming, view);
     follow.tally = (trace.sampling != Sampling::Never).then(Tally::default);
     let until = trace.duration.map(|duration| first.started_unix_ns().saturating_add(nanoseconds(duration)));
-    let progress = Progress::new(parts.iter().map(|part| part.length).sum());
-    let mut replay = Replay { follow, until_unix_ns: until, progress };
+    // Whoever keeps time has the screen, and tells where it is.
+    let total = if follow.view.keeps_time() { 0 } else { parts.iter().map(|part| part.length).sum() };
+    let mut replay = Replay { follow, until_unix_ns: until, progress: Progress::new(total) };
     let mut damage = None;
     let mut before: Option<Metadata> = None;
     // What began later may be of a run beside this one, and none of its inputs is wanted.
@@ -81,8 +82,12 @@ pub(super) fn run(trace: &Trace, view: &mut dyn View) -> Result<Replayed> {
         }
         before = Some(part.reader.metadata().clone());
     }
-    let Replay { follow, progress, .. } = replay;
+    let Replay { mut follow, progress, .. } = replay;
     drop(progress);
+    if follow.view.keeps_time() {
+        follow.hand_out_closed()?;
+        follow.before(None)?;
+    }
     Ok(Replayed { followed: follow.finish()?, damage })
 }
 
@@ -127,6 +132,12 @@ impl Replay<'_> {
                     if self.is_after_end(&input) {
                         break;
                     }
+                    if self.follow.view.keeps_time() {
+                        self.follow.before(Some(input.mono_ns().unwrap_or(self.follow.now_ns)))?;
+                        if self.follow.view.is_done() {
+                            return Ok(PartEnd::Enough);
+                        }
+                    }
                     self.input(input, &mut seam)?;
                 }
             }
@@ -153,6 +164,7 @@ impl Replay<'_> {
             // Where a later version filters by more, first events of connections that are not in the recording show.
             let recorded = metadata.filters.parse().unwrap_or_default();
             self.follow.begin_run(WallClock::from_offset_ns(metadata.clock_offset_ns), recorded)?;
+            self.follow.view.begins(&metadata)?;
             return Ok(Seam { gap: false, in_the_middle: metadata.part > 0 });
         };
         let gap = metadata.part.saturating_sub(before.part) != 1;

@@ -11,6 +11,12 @@ pub fn monotonic_ns() -> u64 {
     read_ns(ClockId::CLOCK_MONOTONIC)
 }
 
+/// CPU time of the current thread: what something cost, however long it had to wait for a CPU.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    Duration::from_nanos(read_ns(ClockId::CLOCK_THREAD_CPUTIME_ID))
+}
+
 fn read_ns(clock: ClockId) -> u64 {
     // Linux has both clocks, always, and both count up from zero.
     clock_gettime(clock).map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)

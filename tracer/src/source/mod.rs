@@ -4,6 +4,7 @@
 pub mod cgroups;
 pub mod clock;
 pub mod closed;
+pub mod host;
 pub mod kernel;
 pub mod netns;
 pub mod owners;

@@ -28,6 +28,7 @@ mod processes;
 mod record;
 mod resets;
 mod rotation;
+mod screen;
 mod survive;
 mod trouble;
 mod words;

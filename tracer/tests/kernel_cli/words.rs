@@ -14,13 +14,19 @@ fn said(args: &str) -> String {
 #[test]
 fn help_names_every_command_and_option() {
     let help = said("--help");
-    for command in ["log", "connections", "diagnose", "explain", "completions", "man"] {
+    for command in ["watch", "log", "connections", "diagnose", "explain", "completions", "man"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "no {command} in {help}");
     }
     let filters = "--port --local-port --remote-port --address --pid --comm --netns --cgroup -4 -6 --state";
     let stream = format!("{filters} --duration --count --format --output -o --buffer");
     let diagnose = format!("{filters} --duration --format --fail-on --close-wait-age --port-usage --output --buffer");
-    let commands = [("log", stream.clone()), ("connections", format!("{stream} --open")), ("diagnose", diagnose)];
+    let watch = format!("{filters} --from --duration --close-wait-age --port-usage --ascii --buffer");
+    let commands = [
+        ("watch", watch),
+        ("log", stream.clone()),
+        ("connections", format!("{stream} --open")),
+        ("diagnose", diagnose),
+    ];
     for (command, options) in commands {
         let help = said(&format!("{command} --help"));
         for option in options.split(' ') {

@@ -2,8 +2,8 @@
 
 use super::{
     Facts, Finding, Kind, SHORTEST_GROWTH_WINDOW_NS, Severity, Tally, per_minute,
+    ports::reuses_time_wait,
     tally::{Pair, Short},
-    time_wait_ports::reuses_time_wait,
     who,
 };
 use crate::core::mini_sockets::TIME_WAIT_NS;

@@ -2,7 +2,7 @@
 //! gives the findings of the live run that it came from.
 //!
 //! One module for each kind of finding. `facts` is what they go by, `tally` counts what is gone by the time that is
-//! judged.
+//! judged, `ports` what destinations take of the local ports.
 
 mod accept_stalled;
 mod churn;
@@ -13,6 +13,7 @@ mod facts;
 mod listening;
 mod peer_not_closing;
 mod port_blocked;
+pub mod ports;
 mod resets;
 mod tally;
 #[cfg(test)]
@@ -24,7 +25,7 @@ use std::cmp::Reverse;
 
 pub use self::{
     facts::{ClosedSocket, DescriptorUsage, Facts, Holder, NamespaceCounters, NamespaceFacts, PortRange, PortSettings},
-    tally::Tally,
+    tally::{Failed, Tally},
 };
 
 use super::{

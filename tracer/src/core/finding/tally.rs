@@ -28,6 +28,40 @@ pub(super) struct Failure {
     pub(super) pid: u32,
 }
 
+/// How a connect() failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// There was no free local port.
+    NoLocalPort,
+    /// The peer refused it.
+    Refused,
+    /// Nobody answered.
+    TimedOut,
+    /// The program closed it after a time without any answer.
+    GivenUp,
+    /// With another error, by its number.
+    Other(u32),
+}
+
+impl Failed {
+    /// `None` for a connection that came in, was established, or was given up too soon to say.
+    #[must_use]
+    pub fn of(connection: &Connection) -> Option<Self> {
+        // Once it was established, it is no connect that failed.
+        let established = connection.spans.len() > 1;
+        match connection.closing? {
+            _ if connection.opening != Opening::Active => None,
+            Closing::NoLocalPort => Some(Self::NoLocalPort),
+            _ if established => None,
+            Closing::Refused => Some(Self::Refused),
+            Closing::TimedOut => Some(Self::TimedOut),
+            Closing::Aborted if connection.error != Errno::NONE => Some(Self::Other(connection.error.0)),
+            Closing::Aborted if connection.duration_ns() >= SYN_TIMEOUT_NS => Some(Self::GivenUp),
+            _ => None,
+        }
+    }
+}
+
 /// What became of the connects of one process to one destination.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Connects {
@@ -165,9 +199,10 @@ impl Tally {
             return;
         }
         let Tuple { netns, remote, .. } = connection.tuple;
-        if connection.closing == Some(Closing::NoLocalPort) {
-            if let Some(failed) = place(&mut self.no_local_port, (netns, remote)) {
-                *failed += 1;
+        let failed = Failed::of(connection);
+        if failed == Some(Failed::NoLocalPort) {
+            if let Some(count) = place(&mut self.no_local_port, (netns, remote)) {
+                *count += 1;
             }
             return;
         }
@@ -176,17 +211,12 @@ impl Tally {
         };
         (connects.process, connects.cgroup) = (connection.process, connection.cgroup);
         connects.attempts += 1;
-        // Once it was established, it is no connect that failed.
-        let established = connection.spans.len() > 1;
-        match connection.closing {
-            _ if established => {}
-            Some(Closing::Refused) => connects.refused += 1,
-            Some(Closing::TimedOut) => connects.timed_out += 1,
-            Some(Closing::Aborted) if connection.error != Errno::NONE => {
-                *connects.other.entry(connection.error.0).or_default() += 1;
-            }
-            Some(Closing::Aborted) if connection.duration_ns() >= SYN_TIMEOUT_NS => connects.given_up += 1,
-            _ => {}
+        match failed {
+            Some(Failed::Refused) => connects.refused += 1,
+            Some(Failed::TimedOut) => connects.timed_out += 1,
+            Some(Failed::GivenUp) => connects.given_up += 1,
+            Some(Failed::Other(error)) => *connects.other.entry(error).or_default() += 1,
+            Some(Failed::NoLocalPort) | None => {}
         }
     }
 

@@ -1,9 +1,7 @@
 //! Destinations that use up the local ports.
 //!
-//! A connection needs a local port that no other one to the same destination (address and port) has, and after an
-//! active close TIME_WAIT keeps it for 60 s more. The total number of TIME_WAIT sockets is no trouble by itself; what
-//! counts is each (local address, remote address, remote port) against the port range. Where connect() may take over
-//! ports in TIME_WAIT (`tcp_tw_reuse`), those that are older than a second are not in its way.
+//! The total number of TIME_WAIT sockets is no trouble by itself; what counts is each destination against the port range
+//! (`ports`).
 
 use std::collections::BTreeMap;
 
@@ -12,49 +10,18 @@ use rustc_hash::FxHashMap;
 use super::{
     Facts, Finding, FoundSocket, Kind, PortSettings, SAMPLE, SHORTEST_GROWTH_WINDOW_NS, Severity, Tally, Thresholds,
     counted,
+    ports::{self, Destination, Use, reuses_time_wait},
 };
 use crate::core::{
     connection::{Certainty, Process},
-    endpoint::{Address, Endpoint, Tuple},
-    mini_sockets::{MiniSocket, TIME_WAIT_NS},
+    endpoint::{Address, Endpoint},
+    mini_sockets::TIME_WAIT_NS,
     state::State,
     tracker::Tracker,
 };
 
 /// The share of the ports from which on connect() has to search for long, and fails soon.
 const CRITICAL_USAGE: f64 = 0.9;
-
-/// How long a port has to be in TIME_WAIT before connect() takes it over (`tcp_tw_reuse_delay`), ns.
-const REUSE_DELAY_NS: u64 = 1_000_000_000;
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Destination {
-    netns: u32,
-    local: Address,
-    remote: Endpoint,
-}
-
-impl Destination {
-    fn of(tuple: &Tuple) -> Self {
-        Self { netns: tuple.netns, local: tuple.local.address, remote: tuple.remote }
-    }
-}
-
-/// What takes ports. Small: a busy server has one of these for each of its clients.
-#[derive(Clone, Copy, Default)]
-struct Use {
-    time_wait: u64,
-    /// Those that connect() may not take over.
-    time_wait_kept: u64,
-    fin_wait2: u64,
-    open: u64,
-}
-
-impl Use {
-    fn ports(self) -> u64 {
-        self.time_wait_kept + self.fin_wait2 + self.open
-    }
-}
 
 /// What is told of a destination besides.
 #[derive(Default)]
@@ -66,17 +33,8 @@ struct About {
     sample: Vec<FoundSocket>,
 }
 
-/// Whether connect() from one address to another may take over a port in TIME_WAIT (`tcp_twsk_unique()`).
-pub(super) fn reuses_time_wait(settings: &PortSettings, local: Address, remote: Address) -> bool {
-    match settings.time_wait_reuse {
-        0 => false,
-        1 => true,
-        _ => local.ip().is_loopback() || remote.ip().is_loopback(),
-    }
-}
-
 pub(super) fn detect(tracker: &Tracker, tally: &Tally, facts: &Facts, thresholds: &Thresholds) -> Vec<Finding> {
-    let mut uses = count_uses(tracker, facts);
+    let mut uses = ports::uses(tracker, &facts.namespaces, facts.now_ns);
     let failed = connects_failed(&mut uses, tally);
     let available: FxHashMap<u32, u64> =
         facts.namespaces.iter().map(|(netns, facts)| (*netns, facts.ports.available().max(1))).collect();
@@ -99,32 +57,6 @@ pub(super) fn detect(tracker: &Tracker, tally: &Tally, facts: &Facts, thresholds
             finding(destination, usage, about.remove(&destination).unwrap_or_default(), &ports, facts)
         })
         .collect()
-}
-
-/// The minis that are there.
-fn minis<'a>(tracker: &'a Tracker, facts: &Facts) -> impl Iterator<Item = (&'a Tuple, &'a MiniSocket)> {
-    let now_ns = facts.now_ns;
-    tracker.mini_sockets().iter().filter(move |(_, mini)| mini.ends_ns > now_ns)
-}
-
-fn count_uses(tracker: &Tracker, facts: &Facts) -> FxHashMap<Destination, Use> {
-    let mut uses: FxHashMap<Destination, Use> = FxHashMap::default();
-    for (tuple, mini) in minis(tracker, facts) {
-        let usage = uses.entry(Destination::of(tuple)).or_default();
-        if mini.state == State::TIME_WAIT {
-            let settings = facts.namespaces.get(&tuple.netns).map(|facts| &facts.ports);
-            let reusable = facts.now_ns.saturating_sub(mini.since_ns) >= REUSE_DELAY_NS
-                && settings.is_some_and(|ports| reuses_time_wait(ports, tuple.local.address, tuple.remote.address));
-            usage.time_wait += 1;
-            usage.time_wait_kept += u64::from(!reusable);
-        } else {
-            usage.fin_wait2 += 1;
-        }
-    }
-    for tuple in tracker.open_tuples().filter(Tuple::is_complete) {
-        uses.entry(Destination::of(&tuple)).or_default().open += 1;
-    }
-    uses
 }
 
 /// How many connect() calls found no port, by destination. They do not tell their local address: it is the one that
@@ -157,7 +89,7 @@ fn look_closer<'a>(
     let mut about: FxHashMap<Destination, About> =
         destinations.map(|destination| (*destination, About::default())).collect();
     let lately_ns = facts.now_ns.saturating_sub(rated_ns(facts));
-    for (tuple, mini) in minis(tracker, facts) {
+    for (tuple, mini) in ports::minis(tracker, facts.now_ns) {
         let Some(about) = about.get_mut(&Destination::of(tuple)) else {
             continue;
         };

@@ -150,6 +150,11 @@ impl Listeners {
         }
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, Endpoint, Option<Process>)> + '_ {
+        let there = self.by_port.iter().flat_map(|((netns, _), there)| there.iter().map(move |(_, it)| (*netns, it)));
+        there.map(|(netns, listener)| (netns, listener.local, listener.process))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_key.len()
     }

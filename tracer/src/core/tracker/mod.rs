@@ -282,6 +282,11 @@ impl Tracker {
         self.listeners.len()
     }
 
+    /// The listeners that are known: namespace, where they listen, and whose they are.
+    pub fn listeners(&self) -> impl Iterator<Item = (u32, Endpoint, Option<Process>)> + '_ {
+        self.listeners.iter()
+    }
+
     /// The listeners that have closed, the latest last.
     pub fn gone_listeners(&self) -> impl Iterator<Item = &GoneListener> {
         self.listeners.gone()
