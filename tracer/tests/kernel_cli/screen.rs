@@ -360,7 +360,10 @@ fn a_panic_gives_the_terminal_back_first() {
     in_new_namespace(|| {
         let test = std::env::current_exe().expect("a program");
         let name = "screen::a_panic_gives_the_terminal_back_first";
-        let screen = Screen::run(&format!("{PANICS}=1 {} --exact {name} --nocapture --test-threads 1", test.display()));
+        let screen = Screen::run(&format!(
+            "RUST_BACKTRACE=0 {PANICS}=1 {} --exact {name} --nocapture --test-threads 1",
+            test.display()
+        ));
         let seen = screen.shows(&["somewhere else", "status 0", "icanon"]);
         assert!(!seen.contains("PER SECOND"), "{seen}");
         let modes = screen.tmux(&["display-message", "-p", "#{alternate_on} #{mouse_any_flag} #{cursor_flag}"]);

@@ -181,9 +181,9 @@ fn a_tracer_that_is_stopped_for_five_seconds_tells_what_it_lost_and_finds_its_wa
         let file = scratch(None).join("recording.arrows");
         let listener = net::listen();
         let mut open: Vec<_> = (0..10).map(|_| pair(&listener)).collect();
-        let recorder = Tracer::start_command(&mut program(&format!("record {SMALL} {}", file.display())));
-        // The recording began before this.
+        // The recording begins after this: on a busy machine seconds after.
         let began = Instant::now();
+        let recorder = Tracer::start_command(&mut program(&format!("record {SMALL} {}", file.display())));
         let log = Tracer::start_command(&mut program(&format!("log --format jsonl {SMALL}")));
         let mut tracers = [recorder, log];
         let continued = Load::beside(Duration::ZERO, |load| {
