@@ -10,7 +10,7 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -121,8 +121,8 @@ struct Used {
 }
 
 impl Used {
-    fn of(child: &Child) -> Result<Self> {
-        let folder = format!("/proc/{}", child.id());
+    fn of(pid: u32) -> Result<Self> {
+        let folder = format!("/proc/{pid}");
         let schedstat = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("schedstat")).ok();
         // Nanoseconds, where stat has ticks; of each thread.
         let threads = fs::read_dir(format!("{folder}/task"))?.flatten().filter_map(schedstat);

@@ -141,7 +141,7 @@ fn look(config: &Diagnose) -> Result<Replayed> {
 /// The line that ends every run.
 pub(super) fn close(loss: LossRecord) {
     // Where stderr is closed there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "{loss}");
+    let _ = std::io::stderr().write_all(format!("{loss}\n").as_bytes());
 }
 
 /// Counts down to the end of `--count`.

@@ -118,6 +118,12 @@ fn besides(tracer: &Path, folder: &Path) -> Vec<Beside> {
     ours("tracer log jsonl", "log --format jsonl", Some("log.jsonl"));
     ours("tracer log table", "log", Some("log.txt"));
     ours("tracer diagnose", "diagnose --duration 1h", Some("findings.txt"));
+    if let Some(script) = process::find("script") {
+        // It wants a terminal.
+        let watch = format!("stty cols 160 rows 50; exec {} watch --netns self", tracer.display());
+        let args = ["-q", "-e", "-c", &watch, "/dev/null"].map(str::to_owned).to_vec();
+        besides.push(Beside { name: "tracer watch", program: script, args });
+    }
     besides
 }
 
@@ -151,7 +157,7 @@ fn measure(args: &Args, tracer: &Path, load: &Path) -> Result<()> {
 
 fn one_run(args: &Args, load: &Path, beside: Option<&Beside>) -> Result<Figures> {
     let mut child = beside.map(Running::start).transpose()?;
-    let before = child.as_ref().map(|child| Used::of(&child.0)).transpose()?;
+    let before = child.as_ref().map(|child| Used::of(child.pid)).transpose()?;
     let (connections, seconds) = make_connections(args, load, args.seconds)?;
     let mut figures = Figures { connections_per_s: connections / seconds, ..Figures::default() };
     let (Some(child), Some(before)) = (&mut child, before) else {
@@ -159,7 +165,7 @@ fn one_run(args: &Args, load: &Path, beside: Option<&Beside>) -> Result<Figures>
     };
     // What is in its buffers belongs to the run.
     thread::sleep(Duration::from_millis(300));
-    let after = Used::of(&child.0)?;
+    let after = Used::of(child.pid)?;
     figures.cpu_s_per_million = Some((after.cpu_s - before.cpu_s) / (connections * TRANSITIONS) * 1e6);
     figures.peak_rss_mb = Some(after.peak_rss_kb as f64 / 1024.0);
     let stats = Stats::enable()?;
@@ -212,17 +218,24 @@ impl Drop for Stats {
 }
 
 /// A tracer that watches.
-struct Running(Child);
+struct Running {
+    child: Child,
+    /// The tracer's own, where the child is `script`.
+    pid: u32,
+}
 
 impl Running {
     fn start(beside: &Beside) -> Result<Self> {
         let mut command = Command::new(&beside.program);
         command.args(&beside.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().with_context(|| format!("cannot start {}", process::shown(&command)))?;
-        let mut running = Self(child);
+        let mut running = Self { pid: child.id(), child };
         let began = Instant::now();
         while running.programs()?.is_empty() {
-            ensure!(running.0.try_wait()?.is_none(), "{} ended at once", process::shown(&command));
+            ensure!(running.child.try_wait()?.is_none(), "{} ended at once", process::shown(&command));
+            let own = running.child.id();
+            let below = fs::read_to_string(format!("/proc/{own}/task/{own}/children"))?;
+            running.pid = below.split_whitespace().next().and_then(|pid| pid.parse().ok()).unwrap_or(own);
             ensure!(began.elapsed() < PATIENCE, "waited in vain for {} to attach", process::shown(&command));
             thread::sleep(Duration::from_millis(20));
         }
@@ -233,12 +246,12 @@ impl Running {
 
     /// What the kernel says of its BPF programs.
     fn programs(&self) -> Result<Vec<String>> {
-        let folder = format!("/proc/{}/fdinfo", self.0.id());
+        let folder = format!("/proc/{}/fdinfo", self.pid);
         let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))?.flatten();
         let texts = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
         let programs: Vec<String> = texts.filter(|text| text.contains("prog_type:")).collect();
         // Loaded is not attached: that is a link, or a perf event.
-        let fds = fs::read_dir(format!("/proc/{}/fd", self.0.id()))?.flatten();
+        let fds = fs::read_dir(format!("/proc/{}/fd", self.pid))?.flatten();
         let attached = fds.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|link| {
             let link = link.to_string_lossy();
             link.contains("bpf_link") || link.contains("perf_event")
@@ -256,18 +269,18 @@ impl Running {
 
     /// Ends it in order; what it said on standard error.
     fn end(&mut self) -> Result<String> {
-        process::succeed(Command::new("kill").args(["-INT", &self.0.id().to_string()]))?;
+        process::succeed(Command::new("kill").args(["-INT", &self.pid.to_string()]))?;
         let mut said = String::new();
-        self.0.stderr.take().context("no standard error")?.read_to_string(&mut said)?;
-        self.0.wait()?;
+        self.child.stderr.take().context("no standard error")?.read_to_string(&mut said)?;
+        self.child.wait()?;
         Ok(said)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -46,9 +46,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for (name, mode) in MODES {
         let ends: Vec<Duration> = (0..args.rounds).map(|_| to_end(tracer, mode)).collect::<Result<_>>()?;
         let mut tracer = start(tracer, mode)?;
-        let before = Used::of(&tracer)?;
+        let before = Used::of(tracer.id())?;
         thread::sleep(Duration::from_secs(args.seconds as u64));
-        let after = Used::of(&tracer)?;
+        let after = Used::of(tracer.id())?;
         end(&mut tracer)?;
         println!(
             "{name:<12} {:.3} % of a core, {:.1} MB, from SIGINT to the end {}",
