@@ -125,6 +125,13 @@ impl Naming {
         Self { clock, cgroups: Names::Recorded(FxHashMap::default()) }
     }
 
+    /// Time has passed: names may have changed.
+    fn grow_old(&mut self) {
+        if let Names::Live(cgroups) = &mut self.cgroups {
+            cgroups.grow_old();
+        }
+    }
+
     /// The name of a cgroup.
     pub(super) fn cgroup(&mut self, id: u64) -> Option<Arc<str>> {
         match &mut self.cgroups {
@@ -273,6 +280,7 @@ impl<'a> Follow<'a> {
             Input::Event(_) => {}
             Input::Now(now_ns) => {
                 self.now_ns = self.now_ns.max(now_ns);
+                self.naming.grow_old();
                 self.tracker.advance(now_ns, &mut self.effects);
             }
             Input::Forget(socket) => {

@@ -26,7 +26,10 @@ const MAX_DIRECTORIES: usize = 100_000;
 pub struct Cgroups {
     root: Option<PathBuf>,
     paths: FxHashMap<u64, Arc<str>>,
+    /// What ids are called that are not in the tree, as it was when it was last walked.
+    unknown: FxHashMap<u64, Arc<str>>,
     walked: Option<Instant>,
+    is_fresh: bool,
 }
 
 impl Cgroups {
@@ -46,11 +49,24 @@ impl Cgroups {
         if let Some(path) = self.paths.get(&id) {
             return Some(Arc::clone(path));
         }
-        if self.walked.is_none_or(|walked| walked.elapsed() >= WALK_EVERY) {
+        if !self.is_fresh {
             self.walk();
         }
-        let unknown = || Arc::from(format!("cgroup:[{id}]"));
-        Some(self.paths.get(&id).map_or_else(unknown, Arc::clone))
+        if let Some(path) = self.paths.get(&id) {
+            return Some(Arc::clone(path));
+        }
+        if self.unknown.len() >= MAX_DIRECTORIES {
+            self.unknown.clear();
+        }
+        Some(Arc::clone(self.unknown.entry(id).or_insert_with(|| Arc::from(format!("cgroup:[{id}]")))))
+    }
+
+    /// Time has passed: the tree may have changed. To be called now and then; looking at the clock for each name would cost
+    /// more than the name.
+    pub fn grow_old(&mut self) {
+        if self.walked.is_none_or(|walked| walked.elapsed() >= WALK_EVERY) {
+            self.is_fresh = false;
+        }
     }
 
     /// The ids of a cgroup and all below it, given by its path in the tree or in the file system.
@@ -71,7 +87,8 @@ impl Cgroups {
     }
 
     fn walk(&mut self) {
-        self.walked = Some(Instant::now());
+        (self.walked, self.is_fresh) = (Some(Instant::now()), true);
+        self.unknown.clear();
         let Some(root) = self.root.clone() else {
             return;
         };
