@@ -84,8 +84,9 @@ impl KernelTypes {
         self.has("bpf_get_socket_ptr_cookie")
     }
 
-    /// Fills in every member that this kernel has.
-    pub(super) fn resolve(&self, layout: &mut Layout) {
+    /// Fills in every member that this kernel has; those that it has not.
+    pub(super) fn resolve(&self, layout: &mut Layout) -> Vec<&'static str> {
+        let mut missing = Vec::new();
         let members = [
             (&mut layout.family, "sock.__sk_common.skc_family"),
             (&mut layout.state, "sock.__sk_common.skc_state"),
@@ -120,12 +121,20 @@ impl KernelTypes {
             (&mut layout.kn_id, "kernfs_node.id"),
         ];
         for (member, path) in members {
-            *member = self.offset(path).unwrap_or(ABSENT);
+            *member = self.offset(path).unwrap_or_else(|| {
+                missing.push(path);
+                ABSENT
+            });
         }
         if layout.cgroup != ABSENT {
             layout.cgroup_tagged = ABSENT;
         }
+        if layout.cgroup != layout.cgroup_tagged {
+            // A kernel has one of the two.
+            missing.retain(|path| !path.starts_with("sock.sk_cgrp_data."));
+        }
         layout.cookie_helper = u32::from(self.has_tracing_cookie_helper());
+        missing
     }
 }
 
