@@ -37,7 +37,7 @@ fn script(args: &[String]) -> String {
     format!(
         "#!/bin/sh
 export PATH=/bin
-busybox --install -s /bin
+/bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
