@@ -161,7 +161,10 @@ fn transition_btf(ctx: BtfTracePointContext) -> i32 {
     };
     emit_transition::<Direct, _>(&ctx, tcp, old, new, &ends, |record| {
         addresses_of_socket::<Direct>(tcp, family, record);
-        socket_cookie::<Direct>(tcp, true)
+        // Before 6.15 a child that was just made is not filled in yet, and the cookie that it got now would be overwritten
+        // (inet_csk_clone_lock(), net/ipv4/inet_connection_sock.c).
+        let is_unfinished = old == TCP_LISTEN && new == TCP_SYN_RECV && ends.remote_port == 0;
+        if is_unfinished { 0 } else { socket_cookie::<Direct>(tcp, true) }
     });
     0
 }
@@ -242,6 +245,7 @@ struct Ends {
 const TCP_CLOSE: i32 = 7;
 const TCP_SYN_SENT: i32 = 2;
 const TCP_SYN_RECV: i32 = 3;
+const TCP_LISTEN: i32 = 10;
 
 impl Ends {
     /// The ends as the filter of ports is to see them. An opening passes while a port of it is 0, so what tells

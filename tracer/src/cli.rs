@@ -40,6 +40,12 @@ pub enum Command {
     Diagnose(DiagnoseArgs),
     /// Write everything to a recording, for --from of the other commands
     Record(RecordArgs),
+    /// Whether a trace works here, what it would go without, and whether what it reports is true
+    Check {
+        /// Size of the ring buffer that a trace would have
+        #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
+        buffer: u32,
+    },
     /// What a state, a finding or a cause means
     Explain {
         /// A state (CLOSE_WAIT), a finding (close_wait), a cause (fin_unread) …; without one, the list

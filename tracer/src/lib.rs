@@ -4,6 +4,7 @@
 //! The way of the data: a [`source`] gives events, the [`core`] makes connections and findings of them, an [`output`]
 //! writes records; [`pipeline`] is where they meet. A [`recording`] keeps what a trace was fed with. docs/architecture.md has the map.
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod core;

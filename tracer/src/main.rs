@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 use tracer::{
+    check,
     cli::{Cli, Command},
     config::{Diagnose, Record, Stream, Watch},
     explain, manpage, pipeline, problem,
@@ -47,6 +48,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             }
         }
         Some(Command::Record(args)) => pipeline::record(&Record::new(&args)?)?,
+        Some(Command::Check { buffer }) => check::run(buffer, &mut std::io::stdout())?,
         Some(Command::Explain { topic }) => explain::print(topic.as_deref(), &mut std::io::stdout())?,
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

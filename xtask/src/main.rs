@@ -9,6 +9,7 @@ mod field;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 mod elf;
 mod process;
@@ -33,6 +34,7 @@ enum Command {
     Field(field::Args),
     Bench(bench::Args),
     Dist(dist::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Field(args) => field::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Dist(args) => dist::run(&args),
+        Command::Vm(args) => vm::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

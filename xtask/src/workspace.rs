@@ -61,6 +61,11 @@ pub(crate) fn build_executables(args: &[&str]) -> Result<Vec<(String, PathBuf)>>
     build(args, &[])
 }
 
+/// Likewise, with this in the environment.
+pub(crate) fn build_executables_with(args: &[&str], environment: &[(&str, String)]) -> Result<Vec<(String, PathBuf)>> {
+    build(args, environment)
+}
+
 fn build(args: &[&str], environment: &[(&str, String)]) -> Result<Vec<(String, PathBuf)>> {
     let mut command = cargo();
     command.envs(environment.iter().map(|(name, value)| (name, value)));

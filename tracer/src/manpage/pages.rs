@@ -44,6 +44,7 @@ pub(super) fn of(command: &str) -> Page {
         "connections" => CONNECTIONS,
         "diagnose" => DIAGNOSE,
         "record" => RECORD,
+        "check" => CHECK,
         "explain" => EXPLAIN,
         "completions" => COMPLETIONS,
         "man" => MAN,
@@ -139,6 +140,19 @@ const RECORD: Page = Page {
     ],
 };
 
+const CHECK: Page = Page {
+    name: "",
+    description: &[
+        "Looks at everything that a trace stands on, and prints a line for each: works, missing with what that costs, or \
+         FAILS. The last word have the tracepoints themselves: each is attached, a connection over loopback is made and \
+         reset, and what is reported of it is compared field by field with what the program knows of it.",
+        "Each trace begins with that connection, too. Where a field is wrong, as after a change of the kernel that this program \
+         does not know, nothing is traced.",
+        "The status is 0 when a trace works, whatever it has to go without, and 2 when none does.",
+    ],
+    examples: &[("Before it is rolled out:", "sudo tracer check")],
+};
+
 const EXPLAIN: Page = Page {
     name: "",
     description: &[
@@ -203,6 +217,7 @@ pub(super) const SEE_ALSO: &[&str] = &[
     "tracer-connections",
     "tracer-diagnose",
     "tracer-record",
+    "tracer-check",
     "tracer-explain",
     "ss(8)",
     "tcp(7)",

@@ -136,7 +136,7 @@ fn inspect(inode: u64, holder: Holder) -> io::Result<Option<ClosedSocket>> {
     if rustix::net::sockopt::socket_protocol(&socket)? != Some(rustix::net::ipproto::TCP) {
         return Ok(None);
     }
-    let bytes = getsockopt(&socket, GetTcpInfo)?;
+    let bytes = tcp_info(&socket)?;
     let Some(info) = sock_diag::decode_info(&bytes).filter(|_| State(bytes[0]) == State::CLOSE) else {
         return Ok(None);
     };
@@ -158,6 +158,11 @@ fn inspect(inode: u64, holder: Holder) -> io::Result<Option<ClosedSocket>> {
         quiet_ns: u64::from(quiet_ms) * 1_000_000,
         closed_for_ns: 0,
     }))
+}
+
+/// `struct tcp_info` of a socket, as far as all kernels have it.
+pub(super) fn tcp_info(socket: &OwnedFd) -> io::Result<[u8; TCP_INFO]> {
+    Ok(getsockopt(socket, GetTcpInfo)?)
 }
 
 fn netns_of(socket: &OwnedFd) -> Option<u32> {

@@ -7,7 +7,7 @@ use tracer::source::sysctl;
 
 use crate::{
     child::Child,
-    lab::{BOTH, BTF, Ends, Lab, run},
+    lab::{self, BOTH, BTF, Ends, Lab, run},
     net::{self, Family},
     peer::{ACK, FIN, PSH, Peer, RST, SYN, Wire, opened_by_host, opened_by_peer, peer_address},
 };
@@ -237,9 +237,16 @@ fn data_for_a_mini_socket_resets_the_peer() {
         assert_eq!(lab.tracker.mini_sockets().count_in(lab.netns), 1);
         peer.send(ACK | PSH, b"hello");
         peer.take(RST);
+        net::eventually("gone", || sysctl::mini_socket_count() == Some(0));
+        if !lab::is_kernel_from((6, 10)) {
+            lab::differs("before 6.10 the RST of a mini-socket passes no tracepoint: it is known until the next dump");
+            lab.drain();
+            assert!(lab.mini_resets.is_empty());
+            assert_eq!(lab.tracker.mini_sockets().count_in(lab.netns), 1);
+            return;
+        }
         lab.settle("RST of the mini-socket", |lab| lab.mini_resets.len() == 1);
         assert_eq!(lab.tracker.mini_sockets().count_in(lab.netns), 0, "it is gone");
-        assert_eq!(sysctl::mini_socket_count(), Some(0));
     });
 }
 

@@ -20,6 +20,7 @@ mod aborts;
 mod closing;
 mod filters;
 mod mptcp;
+mod no_types;
 mod opening;
 mod processes;
 mod timeouts;

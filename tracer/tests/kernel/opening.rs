@@ -6,7 +6,7 @@ use socket2::SockAddr;
 use tracer::core::{connection::Closing, state::State, transition::Errno};
 
 use crate::{
-    lab::{BOTH, BTF, Ends, run},
+    lab::{BOTH, BTF, Ends, Lab, run},
     net::{self, Family},
     peer::{ACK, FIN, PSH, Peer, RST, SYN, Wire, opened_by_host, opened_by_peer, peer_address},
 };
@@ -308,11 +308,18 @@ fn fast_open_server() {
             let mut peer = Peer::calling(&wire, family, 5000, net::port_of(&listener), b"hello");
             peer.take(SYN | ACK);
             let ends = peer.host_ends();
-            assert_eq!(lab.life(&ends, 1).transitions().count(), 1);
+            // Not by its ends: before 6.15 the first transition does not tell the remote one.
+            let begun = |lab: &mut Lab| {
+                lab.drain();
+                let child = lab.lives.last().expect("the listener");
+                let steps: Vec<_> = child.transitions().map(|step| (step.old, step.new)).collect();
+                steps == [(State::LISTEN, State::SYN_RECV)]
+            };
+            lab.settle("child", begun);
             // It is accepted, and its data read, while the handshake is not complete.
             let server = net::accept(&listener);
             net::read(&server, 5);
-            assert_eq!(lab.life(&ends, 1).transitions().count(), 1);
+            assert!(begun(lab));
             peer.send(ACK, &[]);
             lab.life(&ends, 2);
             drop(server);

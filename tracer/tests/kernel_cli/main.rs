@@ -11,6 +11,7 @@ mod net;
 #[path = "../support/sock_destroy.rs"]
 mod sock_destroy;
 
+mod check;
 mod connections;
 mod destinations;
 mod diagnose;

@@ -43,7 +43,7 @@ fn all_but(missing: &[&str]) -> Vec<&'static str> {
 }
 
 /// The program as somebody who has only these capabilities, at a place that everybody may come by.
-fn program_with(capabilities: &[&str], args: &str) -> Command {
+pub(crate) fn program_with(capabilities: &[&str], args: &str) -> Command {
     const PLACE: &str = "/mnt/tracer";
     if !Path::new(PLACE).exists() {
         mount_tmpfs("/mnt", Some("mode=755"));
@@ -59,7 +59,7 @@ fn program_with(capabilities: &[&str], args: &str) -> Command {
     command
 }
 
-fn run_with(capabilities: &[&str], args: &str) -> Ended {
+pub(crate) fn run_with(capabilities: &[&str], args: &str) -> Ended {
     Tracer::spawn(&mut program_with(capabilities, args)).ended()
 }
 

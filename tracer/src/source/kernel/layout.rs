@@ -85,8 +85,9 @@ impl KernelTypes {
         self.has("bpf_get_socket_ptr_cookie")
     }
 
-    /// Fills in every member that this kernel has.
-    pub(super) fn resolve(&self, layout: &mut Layout) {
+    /// Fills in every member that this kernel has; those that it has not.
+    pub(super) fn resolve(&self, layout: &mut Layout) -> Vec<&'static str> {
+        let mut missing = Vec::new();
         let members = [
             (&mut layout.family, "sock.__sk_common.skc_family"),
             (&mut layout.state, "sock.__sk_common.skc_state"),
@@ -121,12 +122,22 @@ impl KernelTypes {
             (&mut layout.kn_id, "kernfs_node.id"),
         ];
         for (member, path) in members {
-            *member = self.offset(path).unwrap_or(ABSENT);
+            *member = self.offset(path).unwrap_or_else(|| {
+                missing.push(path);
+                ABSENT
+            });
         }
         if layout.cgroup != ABSENT {
             layout.cgroup_tagged = ABSENT;
         }
+        if layout.cgroup != layout.cgroup_tagged {
+            // A kernel has one of the two.
+            missing.retain(|path| !path.starts_with("sock.sk_cgrp_data."));
+        }
+        // A kernel without it has no MPTCP, and nothing is lost.
+        missing.retain(|path| *path != "tcp_sock.is_mptcp");
         layout.cookie_helper = u32::from(self.has_tracing_cookie_helper());
+        missing
     }
 }
 
@@ -152,4 +163,64 @@ pub(super) fn resolve_tracepoints(
     layout.tp_daddr_v6 = offset(state, "daddr_v6");
     layout.tp_send_reset_skaddr = sent.map_or(ABSENT, |format| offset(format, "skaddr"));
     layout.tp_receive_reset_skaddr = received.map_or(ABSENT, |format| offset(format, "skaddr"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECORDED: &str = include_str!("formats/recorded-6.18");
+    /// The same as the definition before 5.6 lays it out: `protocol` has one byte, and what follows is not aligned.
+    const ONE_BYTE_PROTOCOL: &str = include_str!("formats/before-5.6");
+    /// The same as RT kernels and RHEL 9.3 lay it out: `common_preempt_lazy_count` comes before all.
+    const LAZY_PREEMPTION: &str = include_str!("formats/lazy-preemption");
+
+    fn resolved(format: &str) -> Layout {
+        let mut layout = Layout::UNKNOWN;
+        resolve_tracepoints(&mut layout, &Format::parse(format), None, None);
+        layout
+    }
+
+    fn offsets(layout: &Layout) -> [u32; 11] {
+        [
+            layout.tp_skaddr,
+            layout.tp_oldstate,
+            layout.tp_newstate,
+            layout.tp_sport,
+            layout.tp_dport,
+            layout.tp_family,
+            layout.tp_protocol,
+            layout.tp_saddr,
+            layout.tp_daddr,
+            layout.tp_saddr_v6,
+            layout.tp_daddr_v6,
+        ]
+    }
+
+    #[test]
+    fn the_record_of_today() {
+        let layout = resolved(RECORDED);
+        assert_eq!(offsets(&layout), [8, 16, 20, 24, 26, 28, 30, 32, 36, 40, 56]);
+        assert_eq!(layout.tp_protocol_size, 2);
+        assert_eq!((layout.tp_send_reset_skaddr, layout.tp_receive_reset_skaddr), (ABSENT, ABSENT));
+    }
+
+    #[test]
+    fn before_5_6_the_protocol_has_one_byte() {
+        let layout = resolved(ONE_BYTE_PROTOCOL);
+        assert_eq!(offsets(&layout), [8, 16, 20, 24, 26, 28, 30, 31, 35, 39, 55]);
+        assert_eq!(layout.tp_protocol_size, 1);
+    }
+
+    #[test]
+    fn lazy_preemption_shifts_all_of_it() {
+        let layout = resolved(LAZY_PREEMPTION);
+        assert_eq!(offsets(&layout), [16, 24, 28, 32, 34, 36, 38, 40, 44, 48, 64]);
+        assert_eq!(layout.tp_protocol_size, 2);
+    }
+
+    #[test]
+    fn a_format_of_something_else_resolves_nothing() {
+        assert_eq!(resolved("name: x\n"), Layout::UNKNOWN);
+    }
 }

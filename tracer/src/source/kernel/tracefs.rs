@@ -48,6 +48,11 @@ impl Format {
     }
 }
 
+/// What the programs read of the classic tracepoint's record.
+pub const FIELDS: [&str; 11] = [
+    "skaddr", "oldstate", "newstate", "sport", "dport", "family", "protocol", "saddr", "daddr", "saddr_v6", "daddr_v6",
+];
+
 /// Where tracefs may be mounted.
 const MOUNT_POINTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 

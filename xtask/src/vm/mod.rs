@@ -1,0 +1,231 @@
+//! `cargo xtask vm`: the kernel tests, as one static program, on the kernels of Debian's releases in QEMU and on this one.
+//!
+//! The guest has that program, `tracer` itself and busybox, and no disk and no network. Nothing is installed but QEMU, if
+//! it is missing; kernels come as packages and stay below target/.
+
+mod guest;
+mod kernels;
+mod results;
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc::{RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use self::{kernels::Release, results::Results};
+use crate::{process, workspace};
+
+/// Longer than any run takes in software on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+const QEMU: &str = "qemu-system-x86_64";
+
+/// Run the kernel tests on other kernels, in QEMU, and on the running one
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which ones; all without it
+    #[arg(long, value_name = "VERSION")]
+    kernel: Vec<Which>,
+    /// All of them
+    #[arg(long, conflicts_with = "kernel")]
+    all: bool,
+    /// Where Debian's packages come from, in place of where this machine has its own from
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// Passed on to the test program, as the names of tests
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+/// A kernel to test on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    Running,
+    Debian(&'static Release),
+}
+
+impl Which {
+    fn all() -> impl Iterator<Item = Self> {
+        kernels::RELEASES.iter().map(Self::Debian).chain([Self::Running])
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Debian(release) => release.kernel,
+        }
+    }
+}
+
+impl std::str::FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::all().find(|which| which.name() == text).ok_or_else(|| {
+            let names: Vec<_> = Self::all().map(Self::name).collect();
+            format!("there are {}", names.join(", "))
+        })
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let chosen: Vec<Which> = if args.kernel.is_empty() { Which::all().collect() } else { args.kernel.clone() };
+    let programs = Programs::build()?;
+    let mut all = Vec::new();
+    for which in chosen {
+        println!("== {}", which.name());
+        let begun = Instant::now();
+        let tested = match which {
+            Which::Running => on_this(&programs, &args.args),
+            Which::Debian(release) => in_qemu(release, &programs, args),
+        };
+        match &tested {
+            Ok(results) => println!("{results}"),
+            Err(error) => println!("{error:#}"),
+        }
+        all.push((which, tested, begun.elapsed()));
+    }
+    println!("== all");
+    let mut failed = Vec::new();
+    for (which, tested, took) in &all {
+        let (seconds, name) = (took.as_secs(), which.name());
+        match tested {
+            Ok(results) => println!("{name:<8} {seconds:>4} s  {}", results.summary()),
+            Err(error) => println!("{name:<8} {seconds:>4} s  {error:#}"),
+        }
+        if !tested.as_ref().is_ok_and(Results::is_good) {
+            failed.push(name);
+        }
+    }
+    ensure!(failed.is_empty(), "failed on {}", failed.join(", "));
+    Ok(())
+}
+
+/// What runs on every kernel: static, so that it needs nothing there.
+pub(crate) struct Programs {
+    tests: PathBuf,
+    tracer: PathBuf,
+}
+
+impl Programs {
+    fn build() -> Result<Self> {
+        let target = "x86_64-unknown-linux-gnu";
+        // Optimised, for it runs in software; what makes linking long is of no use here.
+        let args = ["--locked", "--release", "--target", target, "--package", "tracer", "--test", "kernel"];
+        let settings = ["--bin", "tracer", "--config=profile.release.lto=false", "--config=profile.release.debug=0"];
+        let flags = [("RUSTFLAGS", "-Ctarget-feature=+crt-static".to_owned())];
+        let built = workspace::build_executables_with(&[&args[..], &settings].concat(), &flags)?;
+        let of = |name: &str| {
+            let found = built.iter().find(|(target, _)| target == name).map(|(_, path)| path.clone());
+            found.with_context(|| format!("cargo built no `{name}`: is it still in the workspace?"))
+        };
+        Ok(Self { tests: of("kernel")?, tracer: of("tracer")? })
+    }
+}
+
+/// What the test program is told, besides what the caller wants: to show what it printed on success, too.
+const TEST_ARGS: [&str; 1] = ["--show-output"];
+
+fn on_this(programs: &Programs, args: &[String]) -> Result<Results> {
+    let mut check = process::as_root(&programs.tracer)?;
+    let _ = check.arg("check").status();
+    let mut command = process::as_root(&programs.tests)?;
+    command.args(TEST_ARGS).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut tests = command.spawn().with_context(|| format!("cannot start {}", process::shown(&command)))?;
+    let mut lines = Vec::new();
+    for line in BufReader::new(tests.stdout.take().context("the tests' output")?).lines() {
+        let line = line.context("cannot read what the tests print")?;
+        if results::is_worth_showing(&line) {
+            println!("{line}");
+        }
+        lines.push(line);
+    }
+    tests.wait().context("cannot wait for the tests")?;
+    Results::of(&lines)
+}
+
+fn in_qemu(release: &Release, programs: &Programs, args: &Args) -> Result<Results> {
+    let folder = workspace::target_dir()?.join("vm");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let qemu = qemu()?;
+    let mirror = args.mirror.as_deref();
+    let busybox = kernels::busybox(&folder, mirror)?;
+    let kernel = kernels::fetch(release, &folder, mirror)?;
+    let initramfs = folder.join(format!("{}.cpio", release.kernel));
+    guest::write(&initramfs, &kernel, &busybox, programs, &args.args)?;
+    boot(&qemu, &kernel.image, &initramfs, &folder.join(format!("{}.log", release.kernel)))
+}
+
+/// QEMU, installed if it is missing.
+fn qemu() -> Result<PathBuf> {
+    if process::find(QEMU).is_none() {
+        println!("{QEMU} is missing; it is in Debian's package qemu-system-x86");
+        install()?;
+    }
+    process::find(QEMU).with_context(|| format!("{QEMU} is missing: install it by hand"))
+}
+
+/// Installs QEMU with apt.
+pub(crate) fn install() -> Result<()> {
+    ensure!(process::find("apt-get").is_some(), "there is no apt-get here: install {QEMU} by hand");
+    process::succeed(process::as_root("apt-get")?.arg("update"))?;
+    let mut install = process::as_root("env")?;
+    install.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "--no-install-recommends"]);
+    process::succeed(install.arg("qemu-system-x86").stdin(Stdio::null()))
+}
+
+/// Boots the guest and reads its console to the end. All of it goes to `log`.
+fn boot(qemu: &Path, kernel: &Path, initramfs: &Path, log: &Path) -> Result<Results> {
+    let mut command = Command::new(qemu);
+    command.args(["-accel", "tcg", "-m", "2048", "-smp", "2", "-nographic", "-no-reboot", "-net", "none"]);
+    // Without cmpxchg16b: QEMU 7.2 gets its flags wrong, and the allocator of Linux 6.12 does not survive that.
+    command.args(["-cpu", "qemu64,-cx16"]);
+    command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
+    command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut guest = command.spawn().with_context(|| format!("cannot start {}", process::shown(&command)))?;
+    let console = BufReader::new(guest.stdout.take().context("the guest's console")?);
+    let (sender, lines) = channel();
+    thread::spawn(move || {
+        // Boot messages need not be text.
+        for line in console.split(b'\n').map_while(Result::ok) {
+            let _ = sender.send(String::from_utf8_lossy(&line).trim_end().to_owned());
+        }
+    });
+    let mut whole = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let deadline = Instant::now() + PATIENCE;
+    let mut said = Vec::new();
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                writeln!(whole, "{line}").with_context(|| format!("cannot write {}", log.display()))?;
+                if let Some(line) = line.strip_prefix(guest::SAYS) {
+                    println!("{line}");
+                } else if results::is_worth_showing(&line) {
+                    println!("{line}");
+                }
+                said.push(line);
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                let _ = guest.kill();
+                let _ = guest.wait();
+                bail!(
+                    "the guest did not end within {} minutes; its console is in {}",
+                    PATIENCE.as_secs() / 60,
+                    log.display()
+                );
+            }
+        }
+    }
+    let status = guest.wait().context("cannot wait for QEMU")?;
+    ensure!(status.success(), "{status} from {}", process::shown(&command));
+    Results::of(&said).with_context(|| format!("the guest's console is in {}", log.display()))
+}
