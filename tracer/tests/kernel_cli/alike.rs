@@ -40,9 +40,9 @@ fn in_objects(one: &Map<String, Value>, other: &Map<String, Value>) -> Option<St
     // Of more sockets than are shown, those that are oldest by a clock of milliseconds, which may be any.
     let is_sample =
         |name: &str| name == "sockets" && one["count"].as_u64() > one[name].as_array().map(|all| all.len() as u64);
-    // How long it has been in a state that began before anybody looked.
+    // How long it has been in a state that began before anybody looked, or lasts until the run ends.
     let uncertain = one.get("certainty").is_some_and(|certainty| certainty != "exact")
-        || one.get("opened").is_some_and(Value::is_null);
+        || ["opened", "ended"].iter().any(|name| one.get(*name).is_some_and(Value::is_null));
     one.iter().find_map(|(name, value)| {
         let (name, counterpart) = (name.as_str(), &other[name]);
         let differs = if is_sample(name) {
