@@ -161,10 +161,7 @@ fn transition_btf(ctx: BtfTracePointContext) -> i32 {
     };
     emit_transition::<Direct, _>(&ctx, tcp, old, new, &ends, |record| {
         addresses_of_socket::<Direct>(tcp, family, record);
-        // Before 6.15 a child that was just made is not filled in yet, and the cookie that it got now would be overwritten
-        // (inet_csk_clone_lock(), net/ipv4/inet_connection_sock.c).
-        let is_unfinished = old == TCP_LISTEN && new == TCP_SYN_RECV && ends.remote_port == 0;
-        if is_unfinished { 0 } else { socket_cookie::<Direct>(tcp, true) }
+        if ends.is_unfinished(old, new) { 0 } else { socket_cookie::<Direct>(tcp, true) }
     });
     0
 }
@@ -202,7 +199,7 @@ fn transition_tp(ctx: TracePointContext) -> i32 {
             record.local_addr = from_v6(member!(Probe, raw, tp_saddr_v6));
             record.remote_addr = from_v6(member!(Probe, raw, tp_daddr_v6));
         }
-        socket_cookie::<Probe>(sk, false)
+        if ends.is_unfinished(old, new) { 0 } else { socket_cookie::<Probe>(sk, false) }
     });
     0
 }
@@ -248,6 +245,13 @@ const TCP_SYN_RECV: i32 = 3;
 const TCP_LISTEN: i32 = 10;
 
 impl Ends {
+    /// Whether this is a child that is not filled in yet, as before 6.15: the cookie in it is its listener's, and one that it
+    /// got now would be overwritten (inet_csk_clone_lock(), net/ipv4/inet_connection_sock.c).
+    #[inline(always)]
+    fn is_unfinished(&self, old: i32, new: i32) -> bool {
+        old == TCP_LISTEN && new == TCP_SYN_RECV && self.remote_port == 0
+    }
+
     /// The ends as the filter of ports is to see them. An opening passes while a port of it is 0, so what tells
     /// userspace the port must pass too, wanted or not: CLOSE→SYN_SENT has no local port yet, and before 6.15
     /// LISTEN→SYN_RECV has no remote one.

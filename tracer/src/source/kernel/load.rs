@@ -53,7 +53,7 @@ pub(super) struct Loaded {
     pub(super) missing: Vec<&'static str>,
     pub(super) attachment: Attachment,
     /// The kernel's types, parsed once for all programs.
-    btf: Option<Btf>,
+    pub(super) btf: Option<Btf>,
 }
 
 impl Loaded {

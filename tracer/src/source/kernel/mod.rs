@@ -123,7 +123,7 @@ impl Kernel {
             notes.push("kernel before 5.12: sockets have a cookie only once someone asks for it".to_owned());
         }
         let events = loaded.take_ring(options)?;
-        let Loaded { mut ebpf, layout, .. } = loaded;
+        let Loaded { mut ebpf, layout, btf, .. } = loaded;
         // The log map exists only while a program that logs is in the object.
         let logger = EbpfLogger::init_with_logger(&mut ebpf, StderrLog).ok();
         // SAFETY: the ring buffer owns its descriptor, and the AsyncFd owns the ring buffer from here on; nothing
@@ -131,7 +131,7 @@ impl Kernel {
         let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
             .map_err(|error| anyhow!("cannot wait for the ring buffer: {error}"))?;
         let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
-        drop(types);
+        drop((types, btf));
         // Reading the kernel's types may have taken some tens of megabytes.
         memory::give_back();
         Ok(Self { ebpf, events, counters, logger, known: Known::from(&layout), attachment, notes })

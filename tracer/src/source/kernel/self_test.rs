@@ -201,6 +201,8 @@ impl Made {
         let listener = bound(ip).context("cannot bind to the loopback address")?;
         listen(&listener, 1).context("cannot listen on the loopback address")?;
         let server_end = address(&listener)?;
+        // A child begins with a copy of its listener, whose cookie must not be taken for the child's.
+        Socket::of(&listener)?;
         let client = bound(ip).context("cannot bind to the loopback address")?;
         let client_end = address(&client)?;
         let client_socket = Socket::of(&client)?;
