@@ -1,22 +1,14 @@
 //! The harness: a network namespace, the tracer attached to it, and exact expectations of what it reports.
 
 use std::{
-    any::Any,
     collections::{BTreeMap, HashMap},
-    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::unix::fs::MetadataExt,
-    panic::{self, AssertUnwindSafe, Location},
-    path::Path,
+    panic::Location,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use nix::{
-    mount::{MsFlags, mount},
-    sched::{CloneFlags, unshare},
-};
 use socket2::Socket;
 use tracer::{
     core::{
@@ -35,8 +27,16 @@ use tracer::{
 };
 
 use crate::{
-    child, net,
+    net,
     trace::{self, Trace, Traced},
+};
+
+mod attempts;
+mod namespace;
+
+pub(crate) use self::{
+    attempts::{run, run_with},
+    namespace::{in_new_namespace, own_netns},
 };
 
 /// How long anything may take that should happen soon: a loaded machine must not fail a test.
@@ -135,95 +135,6 @@ pub(crate) struct Lab {
     tid: u32,
 }
 
-/// Runs a scenario once for each attachment, each time in a new namespace, on a thread of its own.
-///
-/// The kernel skips a BPF program that interrupts itself and counts that (`recursion_misses`). A scenario that failed
-/// while this happened says nothing: it is run again. So is one of whose events some came while a stranger's process was
-/// current, in softirq: there are kernels on which BPF programs do not run in some processes' contexts, which is not
-/// counted (docs/kernel.md, "Lost events"). One that failed with nothing missed has failed.
-pub(crate) fn run(attachments: &[Attachment], scenario: impl Fn(&mut Lab) + Send + Sync) {
-    run_with(attachments, SocketFilter::default(), scenario);
-}
-
-/// Likewise, with a filter in force besides the namespace.
-pub(crate) fn run_with(attachments: &[Attachment], filter: SocketFilter, scenario: impl Fn(&mut Lab) + Send + Sync) {
-    const TRIES: usize = 5;
-    for attachment in attachments {
-        for attempt in 1.. {
-            match attempt_in_new_namespace(*attachment, &filter, &scenario) {
-                Ok(()) => {
-                    // `cargo xtask vm` counts these.
-                    println!("passed with {attachment:?}");
-                    break;
-                }
-                Err(failure) if (failure.missed > 0 || failure.strangers > 0) && attempt < TRIES => {
-                    let Failure { missed, strangers, .. } = failure;
-                    eprintln!("{missed} events were missed, {strangers} came in strangers' contexts: once more");
-                }
-                Err(failure) => {
-                    eprintln!("with {attachment:?}");
-                    panic::resume_unwind(failure.panic)
-                }
-            }
-        }
-    }
-}
-
-struct Failure {
-    panic: Box<dyn Any + Send>,
-    /// Events that the kernel counted as missed.
-    missed: u64,
-    /// Events that came in the context of a process that has nothing to do with the test.
-    strangers: usize,
-}
-
-fn attempt_in_new_namespace(
-    attachment: Attachment,
-    filter: &SocketFilter,
-    scenario: &(impl Fn(&mut Lab) + Send + Sync),
-) -> Result<(), Failure> {
-    in_new_namespace(|| {
-        let mut lab = Lab::new(attachment, filter.clone());
-        panic::catch_unwind(AssertUnwindSafe(|| {
-            scenario(&mut lab);
-            lab.finish();
-        }))
-        .map_err(|panic| {
-            let loss = lab.loss();
-            Failure { panic, missed: loss.missed + loss.resets_lost, strangers: lab.events_in_strangers_contexts() }
-        })
-    })
-}
-
-/// Runs something on a thread in a network namespace of its own. Threads and processes started there inherit it.
-pub(crate) fn in_new_namespace<T: Send>(inside: impl FnOnce() -> T + Send) -> T {
-    child::start_nursery();
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().name(THREAD.to_owned());
-        let entered = thread.spawn_scoped(scope, || {
-            enter_new_namespace();
-            inside()
-        });
-        match entered.expect("a thread").join() {
-            Ok(result) => result,
-            Err(panic) => panic::resume_unwind(panic),
-        }
-    })
-}
-
-/// The mount namespace is for tracefs: what is mounted here leaves no trace on the machine.
-fn enter_new_namespace() {
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
-        .expect("a network namespace of its own (these tests need root)");
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
-    if !Path::new("/sys/kernel/tracing/events").is_dir() {
-        mount(Some("tracefs"), "/sys/kernel/tracing", Some("tracefs"), MsFlags::empty(), none)
-            .expect("tracefs at /sys/kernel/tracing");
-    }
-    net::bring_up("lo");
-}
-
 /// Attaches, or fails the test with the whole reason.
 pub(crate) fn attach(attachment: Attachment, filter: SocketFilter, buffer_bytes: u32) -> Kernel {
     let options = Options { buffer_bytes, filter, attachment: Some(attachment) };
@@ -235,12 +146,6 @@ pub(crate) fn attach(attachment: Attachment, filter: SocketFilter, buffer_bytes:
 /// A runtime for the kernel's descriptors.
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime")
-}
-
-/// The inode number of the current thread's network namespace.
-pub(crate) fn own_netns() -> u32 {
-    let inode = fs::metadata("/proc/thread-self/ns/net").expect("the namespace's file").ino();
-    u32::try_from(inode).expect("a namespace's inode number")
 }
 
 impl Lab {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use anyhow::{Context as _, Result};
 
-/// Said by the tests of each way in that a scenario has passed with (tracer/tests/kernel/lab.rs).
+/// Said by the tests of each way in that a scenario has passed with (tracer/tests/kernel/lab/attempts.rs).
 const PASSED_WITH: &str = "passed with ";
 /// Said of what this kernel does in another way than the newest (tracer/tests/kernel/lab.rs).
 const DIFFERS: &str = "this kernel: ";
