@@ -5,6 +5,7 @@
 //! tracker repairs its picture.
 
 mod commands;
+mod dump;
 mod facts;
 mod follow;
 mod held;

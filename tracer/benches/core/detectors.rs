@@ -29,6 +29,7 @@ fn socket(number: u64) -> Socket {
         receive_queue: 0,
         send_queue: 0,
         info: Some(TcpInfo { last_data_sent_ms: 100_000, last_ack_recv_ms: 100_000, ..TcpInfo::default() }),
+        holder: None,
     }
 }
 
@@ -42,8 +43,8 @@ pub(crate) fn benches(criterion: &mut Criterion) {
         complete_netns: vec![tuple(0).netns],
         sockets: (0..OPEN).map(socket).collect(),
     };
-    tracker.snapshot_begins();
-    tracker.merge(dump.clone(), MergeKind::StartUp, &|_| None, &mut effects);
+    tracker.snapshot_begins(MergeKind::StartUp);
+    tracker.merge(&dump, &mut effects);
     for number in OPEN..OPEN + ENDED {
         for (at, way) in (0..).zip(ACTIVE) {
             tracker.transition(&step(number + 1, tuple(number), way, SECOND_NS + number * 10_000 + at), &mut effects);

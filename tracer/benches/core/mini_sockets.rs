@@ -40,6 +40,7 @@ fn dump() -> Snapshot {
         receive_queue: 0,
         send_queue: 0,
         info: None,
+        holder: None,
     };
     Snapshot {
         started_ns: 20 * SECOND_NS,
@@ -74,7 +75,7 @@ pub(crate) fn benches(criterion: &mut Criterion) {
     });
     group.bench_function("merge", |bencher| {
         let dump = dump();
-        bencher.iter_batched_ref(full, |minis| minis.replace(&dump), BatchSize::PerIteration);
+        bencher.iter_batched_ref(full, |minis| minis.merge(&dump), BatchSize::PerIteration);
     });
     group.finish();
 }

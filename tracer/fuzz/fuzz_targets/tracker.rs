@@ -11,7 +11,7 @@ use tracer::core::{
     finding::{
         ClosedSocket, DescriptorUsage, Facts, Holder, NamespaceCounters, NamespaceFacts, PortRange, PortSettings,
     },
-    input::{Dump, Input},
+    input::Input,
     snapshot::{Snapshot, Socket, SocketKind, TcpInfo},
     state::State,
     tracker::MergeKind,
@@ -38,13 +38,10 @@ fn input(u: &mut Unstructured<'_>) -> Result<Input> {
         18..=20 => Input::Event(Event::Reset(reset(u)?)),
         21 => Input::Now(time(u)?),
         22 => Input::Forget(socket_id(u)?),
-        23 => Input::DumpBegins,
+        23 => Input::DumpBegins(*u.choose(&MergeKind::ALL)?),
         24 => Input::DumpFailed,
-        25..=28 => Input::Dump(Dump {
-            kind: *u.choose(&[MergeKind::StartUp, MergeKind::Resync, MergeKind::Anew])?,
-            snapshot: snapshot(u)?,
-            holders: some(u, |u| Ok((small(u)?, process(u)?)))?.into_iter().collect(),
-        }),
+        25..=26 => Input::DumpPart(snapshot(u)?),
+        27..=28 => Input::Dump(snapshot(u)?),
         29 => Input::MiniSockets(snapshot(u)?),
         _ => Input::Facts(Box::new(facts(u)?)),
     })
@@ -178,6 +175,7 @@ fn socket(u: &mut Unstructured<'_>) -> Result<Socket> {
                 bytes_received: number(u)?,
             })
         })?,
+        holder: maybe(u, process)?,
     })
 }
 

@@ -4,7 +4,7 @@ use tracer::{
     core::{
         connection::Connection,
         finding::{self, Facts, Tally, Thresholds},
-        input::{Dump, Input},
+        input::Input,
         tracker::{Effects, Limits, Tracker},
         transition::Event,
     },
@@ -55,12 +55,15 @@ impl Trace {
             Input::Forget(socket) => {
                 self.tracker.forget_socket(socket);
             }
-            Input::DumpBegins => self.tracker.snapshot_begins(),
+            Input::DumpBegins(kind) => self.tracker.snapshot_begins(kind),
             Input::DumpFailed => self.tracker.snapshot_failed(),
-            Input::Dump(Dump { kind, snapshot, holders }) => {
-                self.reached(snapshot.started_ns.max(snapshot.ended_ns));
-                let holder = |inode: u64| holders.of(inode);
-                self.tracker.merge(snapshot, kind, &holder, &mut self.effects);
+            Input::DumpPart(part) => {
+                self.reached(part.started_ns.max(part.ended_ns));
+                self.tracker.merge_part(&part, &mut self.effects);
+            }
+            Input::Dump(rest) => {
+                self.reached(rest.started_ns.max(rest.ended_ns));
+                self.tracker.merge(&rest, &mut self.effects);
             }
             Input::MiniSockets(snapshot) => self.tracker.merge_minis(&snapshot),
             Input::Loss(_) | Input::Counters(_) => {}

@@ -2,10 +2,9 @@
 //! same order give the same connections and the same findings.
 
 use rustc_hash::FxHashMap;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::{
-    connection::Process,
     finding::{Facts, NamespaceCounters},
     snapshot::Snapshot,
     tracker::MergeKind,
@@ -21,12 +20,14 @@ pub enum Input {
     Now(u64),
     /// A socket turned out not to be wanted.
     Forget(SocketId),
-    /// A dump of all sockets is about to be taken.
-    DumpBegins,
-    /// It could not be taken.
+    /// A dump of all sockets is about to be taken, for this.
+    DumpBegins(MergeKind),
+    /// It could not be taken, or not to its end.
     DumpFailed,
-    /// A dump of all sockets.
-    Dump(Dump),
+    /// A part of it; listeners come no later than the connections that they serve.
+    DumpPart(Snapshot),
+    /// The rest of it.
+    Dump(Snapshot),
     /// A dump of mini-sockets alone.
     MiniSockets(Snapshot),
     /// What has happened to the events so far.
@@ -47,80 +48,13 @@ impl Input {
             Self::Counters(counters) => Some(counters.now_ns),
             Self::Facts(facts) => Some(facts.now_ns),
             Self::Forget(_)
-            | Self::DumpBegins
+            | Self::DumpBegins(_)
             | Self::DumpFailed
+            | Self::DumpPart(_)
             | Self::Dump(_)
             | Self::MiniSockets(_)
             | Self::Loss(_) => None,
         }
-    }
-}
-
-/// A dump and who holds the sockets in it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Dump {
-    /// What it is for.
-    pub kind: MergeKind,
-    /// The sockets.
-    pub snapshot: Snapshot,
-    /// Processes by the inode of a socket that they hold; none for dumps after the first.
-    pub holders: Holders,
-}
-
-/// Processes by the inode of a socket that they hold. There may be a million sockets, of few processes.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(from = "FxHashMap<u64, Process>")]
-pub struct Holders {
-    processes: Vec<Process>,
-    /// Inodes and places among the processes, sorted by inode.
-    sockets: Vec<(u64, u32)>,
-}
-
-impl Holders {
-    /// Who holds a socket.
-    #[must_use]
-    pub fn of(&self, inode: u64) -> Option<Process> {
-        let at = self.sockets.binary_search_by_key(&inode, |(inode, _)| *inode).ok()?;
-        self.processes.get(self.sockets[at].1 as usize).copied()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (u64, Process)> {
-        self.sockets.iter().map(|(inode, process)| (*inode, self.processes[*process as usize]))
-    }
-}
-
-impl PartialEq for Holders {
-    fn eq(&self, other: &Self) -> bool {
-        self.iter().eq(other.iter())
-    }
-}
-
-impl Serialize for Holders {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.iter())
-    }
-}
-
-impl From<FxHashMap<u64, Process>> for Holders {
-    fn from(holders: FxHashMap<u64, Process>) -> Self {
-        holders.into_iter().collect()
-    }
-}
-
-impl FromIterator<(u64, Process)> for Holders {
-    fn from_iter<T: IntoIterator<Item = (u64, Process)>>(holders: T) -> Self {
-        let mut found = Self::default();
-        let mut places = FxHashMap::default();
-        for (inode, process) in holders {
-            let place = *places.entry(process).or_insert_with(|| {
-                found.processes.push(process);
-                found.processes.len() as u32 - 1
-            });
-            found.sockets.push((inode, place));
-        }
-        found.sockets.sort_by_key(|(inode, _)| *inode);
-        found.sockets.dedup_by_key(|(inode, _)| *inode);
-        found
     }
 }
 

@@ -43,6 +43,29 @@ pub struct MiniSockets {
     not_kept: u64,
 }
 
+/// Those that a dump has found so far.
+#[derive(Debug, Default)]
+pub(super) struct FoundMinis {
+    by_tuple: FxHashMap<Tuple, MiniSocket>,
+    not_kept: u64,
+}
+
+impl FoundMinis {
+    /// Takes the mini-sockets of a dump, or of a part of one; `capacity` is how many there may be in all.
+    pub(super) fn add(&mut self, snapshot: &Snapshot, capacity: usize) {
+        for socket in &snapshot.sockets {
+            let SocketKind::Mini { expires_in_ms } = socket.kind else { continue };
+            if self.by_tuple.len() >= capacity && !self.by_tuple.contains_key(&socket.tuple) {
+                self.not_kept += 1;
+                continue;
+            }
+            let ends_ns = snapshot.ended_ns.saturating_add(u64::from(expires_in_ms) * 1_000_000);
+            let since_ns = ends_ns.saturating_sub(TIME_WAIT_NS);
+            self.by_tuple.insert(socket.tuple, MiniSocket { state: socket.state, since_ns, ends_ns, process: None });
+        }
+    }
+}
+
 impl MiniSockets {
     /// Keeps `capacity` of them at most.
     #[must_use]
@@ -98,29 +121,38 @@ impl MiniSockets {
     }
 
     /// Takes a dump's word for the namespaces that it is complete for; who closed a connection is kept.
-    pub fn replace(&mut self, snapshot: &Snapshot) {
-        let before = std::mem::take(&mut self.by_tuple);
+    pub fn merge(&mut self, snapshot: &Snapshot) {
+        let mut found = FoundMinis::default();
+        found.add(snapshot, self.capacity);
+        self.replace(found, snapshot);
+    }
+
+    /// Likewise of a dump that came in parts, of which this is the last one.
+    pub(super) fn replace(&mut self, found: FoundMinis, snapshot: &Snapshot) {
+        let mut before = std::mem::replace(&mut self.by_tuple, found.by_tuple);
         self.per_netns.clear();
-        for (tuple, mini) in &before {
+        for (tuple, mini) in &mut self.by_tuple {
+            if let Some(known) = before.remove(tuple) {
+                mini.process = known.process;
+                if known.state == mini.state {
+                    mini.since_ns = known.since_ns;
+                }
+            }
+            *self.per_netns.entry(tuple.netns).or_default() += 1;
+        }
+        self.not_kept += found.not_kept;
+        for (tuple, mini) in before {
             // What closed while the dump ran may be in it or not.
             let during = mini.since_ns >= snapshot.started_ns;
             if !snapshot.complete_netns.contains(&tuple.netns) || during {
-                self.insert(*tuple, *mini);
+                self.insert(tuple, mini);
             }
         }
-        for socket in &snapshot.sockets {
-            if let SocketKind::Mini { expires_in_ms } = socket.kind {
-                let known = before.get(&socket.tuple).filter(|mini| mini.state == socket.state);
-                let ends_ns = snapshot.ended_ns.saturating_add(u64::from(expires_in_ms) * 1_000_000);
-                let mini = MiniSocket {
-                    state: socket.state,
-                    since_ns: known.map_or_else(|| ends_ns.saturating_sub(TIME_WAIT_NS), |mini| mini.since_ns),
-                    ends_ns,
-                    process: before.get(&socket.tuple).and_then(|mini| mini.process),
-                };
-                self.insert(socket.tuple, mini);
-            }
-        }
+    }
+
+    /// How many there may be.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// How many there should be in a namespace.
@@ -213,13 +245,11 @@ mod tests {
             receive_queue: 0,
             send_queue: 0,
             info: None,
+            holder: None,
         };
-        minis.replace(&Snapshot {
-            started_ns: 3 * SECOND,
-            ended_ns: 3 * SECOND,
-            complete_netns: vec![1],
-            sockets: vec![socket],
-        });
+        let snapshot =
+            Snapshot { started_ns: 3 * SECOND, ended_ns: 3 * SECOND, complete_netns: vec![1], sockets: vec![socket] };
+        minis.merge(&snapshot);
         assert_eq!((minis.count_in(1), minis.count_in(2)), (1, 1));
         minis.advance(5 * SECOND);
         assert_eq!((minis.count_in(1), minis.count_in(2)), (0, 1));

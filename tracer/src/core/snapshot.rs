@@ -1,13 +1,11 @@
 //! What sock_diag says: the sockets that exist at a moment, as the tracker and the findings need them.
 
-use rustc_hash::FxHashSet;
+use super::{connection::Process, endpoint::Tuple, state::State};
 
-use super::{endpoint::Tuple, state::State};
-
-/// One dump of the kernel's TCP sockets.
+/// A dump of the kernel's TCP sockets, or a part of one, which is complete for no namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// CLOCK_MONOTONIC before the first socket was read, ns.
+    /// CLOCK_MONOTONIC before the first socket of the whole dump was read, ns.
     pub started_ns: u64,
     /// CLOCK_MONOTONIC after the last one, ns.
     pub ended_ns: u64,
@@ -15,14 +13,6 @@ pub struct Snapshot {
     pub complete_netns: Vec<u32>,
     /// The sockets.
     pub sockets: Vec<Socket>,
-}
-
-impl Snapshot {
-    /// Inodes of the sockets' files.
-    #[must_use]
-    pub fn inodes(&self) -> FxHashSet<u64> {
-        self.sockets.iter().map(|socket| socket.inode).filter(|inode| *inode != 0).collect()
-    }
 }
 
 /// A socket in a dump.
@@ -48,6 +38,8 @@ pub struct Socket {
     pub send_queue: u32,
     /// From `tcp_info`.
     pub info: Option<TcpInfo>,
+    /// One process that holds it, where that was looked for.
+    pub holder: Option<Process>,
 }
 
 /// The three kinds of socket that the kernel keeps for TCP.

@@ -1,10 +1,14 @@
 //! What each command makes of a trace.
 
-use std::io::{IsTerminal, Write};
+use std::{
+    io::{IsTerminal, Write},
+    thread,
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::{
+    dump::Parts,
     facts::Sampler,
     follow::{Follow, Naming, View, wanted_connection},
     held::Annotated,
@@ -14,12 +18,7 @@ use super::{
 };
 use crate::{
     config::{Diagnose, Record, Stream, Trace},
-    core::{
-        connection::Connection,
-        finding::Finding,
-        input::{Dump, Input},
-        tracker::MergeKind,
-    },
+    core::{connection::Connection, finding::Finding, input::Input, tracker::MergeKind},
     memory,
     output::{
         Row, Writer,
@@ -129,11 +128,18 @@ fn look(config: &Diagnose) -> Result<Replayed> {
     let later = Later::Sockets { netns: config.trace.filters.socket.netns.clone(), unlisted: true };
     live::give_up_privileges(&later, config.trace.verbose, |_| ())?;
     let sampler = Sampler { netns: config.trace.filters.socket.netns.clone(), ..Sampler::default() };
-    let (facts, snapshot) = sampler.sample_of_all()?;
     let mut view = DiagnoseView;
     let mut follow = Follow::new(config.trace.filters.clone(), limits(&config.trace), Naming::live(), &mut view);
-    let holders = Default::default();
-    follow.input(Input::Dump(Dump { kind: MergeKind::StartUp, snapshot, holders }))?;
+    follow.input(Input::DumpBegins(MergeKind::StartUp))?;
+    let (facts, rest) = thread::scope(|scope| {
+        let (parts, mut handed) = Parts::new();
+        let sampling = scope.spawn(move || sampler.sample_of_all(parts));
+        while let Some(part) = handed.blocking_recv() {
+            follow.input(Input::DumpPart(part))?;
+        }
+        sampling.join().map_err(|_| anyhow!("the thread that samples facts failed")).flatten()
+    })?;
+    follow.input(Input::Dump(rest))?;
     follow.input(Input::Facts(Box::new(facts)))?;
     Ok(Replayed { followed: follow.finish()?, damage: None })
 }

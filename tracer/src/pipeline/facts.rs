@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::live::namespaces;
+use super::{dump::Parts, live::namespaces};
 use crate::{
     core::{
         finding::{ClosedSocket, Facts, Holder, NamespaceFacts, Tally},
@@ -66,27 +66,29 @@ impl Sampler {
 
     /// Takes a sample.
     pub(super) fn sample(&self, asked: &Asked) -> Result<Facts> {
-        Ok(self.sample_and_dump(asked, &|socket| is_of_interest(socket, asked))?.0)
+        Ok(self.sample_and_visit(asked, &mut |_| {})?.0)
     }
 
-    /// Takes a sample; returns also the dump that it is made from, with all sockets in it.
-    pub(super) fn sample_of_all(&self) -> Result<(Facts, Snapshot)> {
-        self.sample_and_dump(&Asked::default(), &|_| true)
+    /// Takes a sample; hands over the dump that it is made from, with all sockets in it, and returns the last part.
+    pub(super) fn sample_of_all(&self, mut parts: Parts) -> Result<(Facts, Snapshot)> {
+        let (facts, dumped) = self.sample_and_visit(&Asked::default(), &mut |socket| parts.add(socket))?;
+        Ok((facts, parts.rest(dumped)))
     }
 
-    fn sample_and_dump(&self, asked: &Asked, keep: &(dyn Fn(&Socket) -> bool + Sync)) -> Result<(Facts, Snapshot)> {
+    fn sample_and_visit(&self, asked: &Asked, visit: &mut (dyn FnMut(Socket) + Send)) -> Result<(Facts, Snapshot)> {
         let namespaces = namespaces(&self.netns)?;
         let mut listed = FxHashSet::default();
-        let mut keep = |socket: &Socket| {
+        let mut sockets = Vec::new();
+        let mut take = |socket: Socket| {
             listed.insert(socket.inode);
-            keep(socket)
+            if is_of_interest(&socket, asked) {
+                sockets.push(socket);
+            }
+            visit(socket);
         };
-        let snapshot =
-            sock_diag::dump_some(&namespaces, Wanted::ALL, &mut keep).context("cannot look for stuck sockets")?;
+        let dumped = sock_diag::visit(&namespaces, Wanted::ALL, &mut take).context("cannot look for stuck sockets")?;
         let owners = Owners::scan();
-        let closed = self.closed(&owners, &listed, snapshot.ended_ns);
-        let sockets: Vec<Socket> =
-            snapshot.sockets.iter().filter(|socket| is_of_interest(socket, asked)).copied().collect();
+        let closed = self.closed(&owners, &listed, dumped.ended_ns);
         let suspects: FxHashSet<u64> = sockets
             .iter()
             .filter(|socket| is_suspect(socket))
@@ -105,7 +107,7 @@ impl Sampler {
         let ids: FxHashSet<u64> =
             sockets.iter().map(|socket| socket.cgroup).chain(asked.cgroups.iter().copied()).collect();
         let facts = Facts {
-            now_ns: snapshot.ended_ns,
+            now_ns: dumped.ended_ns,
             window_ns: 0,
             descriptors: pids
                 .into_iter()
@@ -118,7 +120,7 @@ impl Sampler {
             closed,
             sockets,
         };
-        Ok((facts, snapshot))
+        Ok((facts, dumped))
     }
 
     /// Connections that were over before anybody watched, and were not closed.

@@ -286,12 +286,10 @@ impl<'a> Follow<'a> {
             Input::Forget(socket) => {
                 self.tracker.forget_socket(socket);
             }
-            Input::DumpBegins => self.tracker.snapshot_begins(),
+            Input::DumpBegins(kind) => self.tracker.snapshot_begins(kind),
             Input::DumpFailed => self.tracker.snapshot_failed(),
-            Input::Dump(dump) => {
-                let holder = |inode: u64| dump.holders.of(inode);
-                self.tracker.merge(dump.snapshot, dump.kind, &holder, &mut self.effects);
-            }
+            Input::DumpPart(part) => self.tracker.merge_part(&part, &mut self.effects),
+            Input::Dump(rest) => self.tracker.merge(&rest, &mut self.effects),
             Input::MiniSockets(snapshot) => self.tracker.merge_minis(&snapshot),
             Input::Loss(loss) => self.loss = loss,
             Input::Counters(counters) => {
@@ -425,7 +423,7 @@ impl<'a> Follow<'a> {
     fn wanted_part(&self, mut input: Input) -> Input {
         let (filter, owner) = (&self.filters.socket, &self.filters.owner);
         match &mut input {
-            Input::Dump(dump) => dump.snapshot.sockets.retain(|socket| {
+            Input::DumpPart(snapshot) | Input::Dump(snapshot) => snapshot.sockets.retain(|socket| {
                 socket.state == State::LISTEN || filter.verdict(&socket.tuple, socket.state) != Verdict::No
             }),
             Input::MiniSockets(snapshot) => {

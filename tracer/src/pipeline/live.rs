@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use super::{
+    dump::{DumpTask, End, Handed},
     facts::{Asked, Sampler},
     follow::{Follow, Followed, Naming, View},
 };
@@ -19,7 +20,7 @@ use crate::{
     core::{
         filter::SocketFilter,
         finding::{Facts, Tally},
-        input::{Counters, Dump, Input, Loss},
+        input::{Counters, Input, Loss},
         snapshot::Snapshot,
         tracker::{Limits, MergeKind},
     },
@@ -29,7 +30,6 @@ use crate::{
         clock::{monotonic_ns, thread_cpu},
         kernel::{self, Kernel, Options, VMLINUX_BTF},
         netns::{self, Namespace},
-        owners::Owners,
         privileges::{Later, Reduced},
         sock_diag::{self, Wanted},
         sysctl,
@@ -115,14 +115,19 @@ fn dump_differing(wanted: &[u32], expected: &FxHashMap<u32, u64>) -> Result<Snap
     sock_diag::dump(&differing, Wanted::MINI_SOCKETS)
 }
 
-/// A dump under way on another thread.
-type DumpTask = JoinHandle<Result<(Snapshot, Owners)>>;
-
-/// Likewise of the mini-sockets alone, and how long it took.
+/// A dump of the mini-sockets alone, under way on another thread, and how long it took.
 type MinisTask = JoinHandle<(Result<Snapshot>, Duration)>;
 
 /// Likewise a sample of facts, and what CPU time it took.
 type SampleTask = JoinHandle<(Result<Facts>, Duration)>;
+
+/// What the dump under way hands over next; where there is none, nothing ever.
+async fn next_of(dump: &mut Option<DumpTask>) -> Handed {
+    match dump {
+        Some(dump) => dump.next().await,
+        None => std::future::pending().await,
+    }
+}
 
 struct Live<'a> {
     trace: &'a Trace,
@@ -131,7 +136,7 @@ struct Live<'a> {
     last_loss: Loss,
     /// Whether it was told that connections, and that mini-sockets, had to be let go.
     let_go_told: [bool; 2],
-    dump: Option<(MergeKind, DumpTask)>,
+    dump: Option<DumpTask>,
     minis: Option<MinisTask>,
     minis_at: Stopwatch,
     sample: Option<SampleTask>,
@@ -235,6 +240,7 @@ impl<'a> Live<'a> {
                     self.drain(&mut kernel).await?;
                 }
                 _ = check_minis.tick() => self.check_minis(),
+                handed = next_of(&mut self.dump) => self.take_dumped(handed, &mut kernel)?,
                 () = sleep_until(self.visits.next.unwrap_or_else(Instant::now)), if self.visits.next.is_some() => {
                     self.drain(&mut kernel).await?;
                 }
@@ -264,16 +270,13 @@ impl<'a> Live<'a> {
     /// Takes what is in the ring buffer, then whatever else has become ready.
     async fn drain(&mut self, kernel: &mut Kernel) -> Result<()> {
         let taken = self.take_batch(kernel, BATCH)?;
-        if self.dump.as_ref().is_some_and(|(_, dump)| dump.is_finished()) {
-            self.merge_dump(kernel).await?;
-        }
         if self.minis.as_ref().is_some_and(JoinHandle::is_finished) {
             self.merge_minis().await?;
         }
         if self.sample.as_ref().is_some_and(JoinHandle::is_finished) {
             self.take_sample().await?;
         }
-        let is_waited_for = self.dump.is_some() || self.minis.is_some() || self.sample.is_some();
+        let is_waited_for = self.minis.is_some() || self.sample.is_some();
         self.visits.drained(Instant::now(), taken > 0 || is_waited_for);
         if taken < BATCH {
             // Only a buffer that was empty says that nothing of the time before now is still to come.
@@ -314,33 +317,23 @@ impl<'a> Live<'a> {
 
     /// Dumps all sockets on another thread, so that the ring buffer is drained meanwhile.
     fn begin_dump(&mut self, kind: MergeKind) -> Result<()> {
-        self.follow.input(Input::DumpBegins)?;
-        let wanted_netns = self.trace.filters.socket.netns.clone();
-        let dump = tokio::task::spawn_blocking(move || {
-            let snapshot = sock_diag::dump(&namespaces(&wanted_netns)?, Wanted::ALL)?;
-            // After a loss events tell who holds what is new.
-            let owners = if kind == MergeKind::Resync { Owners::default() } else { Owners::scan() };
-            Ok((snapshot, owners))
-        });
-        self.dump = Some((kind, dump));
+        self.follow.input(Input::DumpBegins(kind))?;
+        self.dump = Some(DumpTask::begin(kind, self.trace.filters.socket.netns.clone()));
         Ok(())
     }
 
-    async fn merge_dump(&mut self, kernel: &mut Kernel) -> Result<()> {
-        let Some((kind, dump)) = self.dump.take() else {
-            return Ok(());
+    fn take_dumped(&mut self, handed: Handed, kernel: &mut Kernel) -> Result<()> {
+        // What happened before these sockets were read is in the buffer by now, and has to be known first.
+        self.take_all(kernel)?;
+        let end = match handed {
+            Handed::Part(part) => return self.follow.input(Input::DumpPart(part)),
+            Handed::End(end) => end,
         };
-        match dump.await.context("the snapshot's thread failed").flatten() {
-            Ok((snapshot, owners)) => {
-                // What happened before the dump's end is in the buffer by now, and has to be known first.
-                self.take_all(kernel)?;
-                if kind == MergeKind::StartUp {
-                    self.sampler.unlisted = owners.unlisted(&snapshot.inodes());
-                }
-                let inodes = snapshot.sockets.iter().map(|socket| socket.inode);
-                let holders = inodes.filter_map(|inode| Some((inode, owners.process_of(inode)?))).collect();
-                drop(owners);
-                self.follow.input(Input::Dump(Dump { kind, snapshot, holders }))?;
+        self.dump = None;
+        match end {
+            Ok(End { rest, unlisted }) => {
+                self.sampler.unlisted.extend(unlisted);
+                self.follow.input(Input::Dump(rest))?;
                 memory::give_back();
             }
             Err(error) => {
@@ -350,6 +343,15 @@ impl<'a> Live<'a> {
         }
         if std::mem::take(&mut self.resync_wanted) {
             self.begin_dump(MergeKind::Resync)?;
+        }
+        Ok(())
+    }
+
+    /// The dump under way, if there is one, to its end.
+    async fn take_dump(&mut self, kernel: &mut Kernel) -> Result<()> {
+        while self.dump.is_some() {
+            let handed = next_of(&mut self.dump).await;
+            self.take_dumped(handed, kernel)?;
         }
         Ok(())
     }
@@ -466,16 +468,12 @@ impl<'a> Live<'a> {
         // First of all, and whatever else there is to do: it is told at once.
         let lost_something = self.lost_something(&kernel)?;
         let resync = self.trace.final_snapshot || self.resync_wanted || lost_something;
-        if resync || self.dump.is_some() {
-            self.resync_wanted = resync;
-            self.merge_dump(&mut kernel).await?;
-        }
-        if resync && self.dump.is_none() {
-            self.begin_dump(MergeKind::Resync)?;
-        }
-        // The last one: whatever is lost from here on is not of this run.
         self.resync_wanted = false;
-        self.merge_dump(&mut kernel).await?;
+        self.take_dump(&mut kernel).await?;
+        if resync {
+            self.begin_dump(MergeKind::Resync)?;
+            self.take_dump(&mut kernel).await?;
+        }
         self.take_all(&mut kernel)?;
         self.follow.input(Input::Loss(kernel.loss()?))?;
         self.follow.input(Input::Now(monotonic_ns()))?;

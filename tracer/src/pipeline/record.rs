@@ -95,8 +95,8 @@ impl View for RecordView {
 
     fn input(&mut self, input: &Input, naming: &mut Naming) -> Result<()> {
         let recorder = self.recorder()?;
-        if let Input::Dump(dump) = input {
-            for socket in &dump.snapshot.sockets {
+        if let Input::DumpPart(snapshot) | Input::Dump(snapshot) = input {
+            for socket in &snapshot.sockets {
                 recorder.cgroup(socket.cgroup, || naming.cgroup(socket.cgroup));
             }
         }

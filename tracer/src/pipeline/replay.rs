@@ -179,7 +179,7 @@ impl Replay<'_> {
 
     fn input(&mut self, mut input: Input, seam: &mut Seam) -> Result<()> {
         match &mut input {
-            Input::Dump(dump) if std::mem::take(&mut seam.gap) => dump.kind = MergeKind::Resync,
+            Input::DumpBegins(kind) if std::mem::take(&mut seam.gap) => *kind = MergeKind::Resync,
             Input::Loss(loss) if std::mem::take(&mut seam.in_the_middle) => self.follow.lost_before(*loss),
             _ => {}
         }

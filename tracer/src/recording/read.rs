@@ -174,12 +174,12 @@ impl<R: Read> Reader<R> {
                     }
                     return Ok(Some(Recorded::Cgroup { id, path }));
                 }
-                Decoded::Input(Input::Dump(mut dump)) => {
+                Decoded::Input(Input::DumpBegins(mut kind)) => {
                     if self.dumps == 0 {
-                        dump.kind = if self.continues { MergeKind::Anew } else { MergeKind::StartUp };
+                        kind = if self.continues { MergeKind::Anew } else { MergeKind::StartUp };
                     }
                     self.dumps += 1;
-                    return Ok(Some(Recorded::Input(Input::Dump(dump))));
+                    return Ok(Some(Recorded::Input(Input::DumpBegins(kind))));
                 }
                 Decoded::Input(input) => return Ok(Some(Recorded::Input(input))),
             }

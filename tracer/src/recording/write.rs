@@ -127,8 +127,7 @@ impl<W: Write + Send + 'static> Recorder<W> {
         }
         self.tell_now()?;
         let sockets: &[Socket] = match input {
-            Input::Dump(dump) => &dump.snapshot.sockets,
-            Input::MiniSockets(snapshot) => &snapshot.sockets,
+            Input::DumpPart(snapshot) | Input::Dump(snapshot) | Input::MiniSockets(snapshot) => &snapshot.sockets,
             Input::Facts(facts) => &facts.sockets,
             _ => &[],
         };

@@ -108,13 +108,12 @@ fn may_be_tcp(holder: Holder) -> bool {
 
 fn all_listed(namespaces: &[Namespace]) -> Result<FxHashSet<u64>> {
     let mut listed = FxHashSet::default();
-    let mut list = |socket: &Socket| {
+    let mut list = |socket: Socket| {
         listed.insert(socket.inode);
-        false
     };
-    sock_diag::dump_some(namespaces, Wanted::WITH_FILE, &mut list)?;
+    sock_diag::visit(namespaces, Wanted::WITH_FILE, &mut list)?;
     // A kernel without MPTCP has none to list.
-    let _ = sock_diag::dump_some(namespaces, Wanted::MPTCP_WITH_FILE, &mut list);
+    let _ = sock_diag::visit(namespaces, Wanted::MPTCP_WITH_FILE, &mut list);
     Ok(listed)
 }
 

@@ -32,6 +32,7 @@ const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_CGROUP_ID: u16 = 21;
 /// `idiag_timer` of a mini-socket.
 const TIMER_MINI: u8 = 3;
+const LISTENING: u32 = 1 << State::LISTEN.0;
 const NLMSG_HEADER: usize = 16;
 const INET_DIAG_REQ_V2: usize = 56;
 const ATTRIBUTE_U32: usize = 8;
@@ -63,28 +64,25 @@ impl Wanted {
     }
 }
 
-/// Dumps several namespaces. One that cannot be dumped (it is gone, or may not be entered) is not among the snapshot's
-/// complete ones; only when none can is that an error.
+/// Dumps several namespaces. One that cannot be dumped to its end (it is gone, or may not be entered) is not among the
+/// snapshot's complete ones; only when none can is that an error.
 pub fn dump(namespaces: &[Namespace], wanted: Wanted) -> Result<Snapshot> {
-    dump_some(namespaces, wanted, &mut |_| true)
+    let mut sockets = Vec::new();
+    let dumped = visit(namespaces, wanted, &mut |socket| sockets.push(socket))?;
+    Ok(Snapshot { sockets, ..dumped })
 }
 
-/// A dump with only those sockets in it that `keep` keeps: of a million, a look may want few. It is asked about each
-/// one, about some more than once.
-pub fn dump_some(
-    namespaces: &[Namespace],
-    wanted: Wanted,
-    keep: &mut (dyn FnMut(&Socket) -> bool + Send),
-) -> Result<Snapshot> {
+/// A dump that hands out its sockets one by one, in each namespace the listeners first, and has none in the end: of a
+/// million, most may not be wanted for long.
+pub fn visit(namespaces: &[Namespace], wanted: Wanted, take: &mut (dyn FnMut(Socket) + Send)) -> Result<Snapshot> {
     let mut snapshot = Snapshot { started_ns: monotonic_ns(), ..Snapshot::default() };
     let mut first_error = None;
     for namespace in namespaces {
-        let kept = snapshot.sockets.len();
-        let mut here = || dump_here(namespace.inum, wanted, keep, &mut snapshot.sockets);
+        let mut here = || visit_here(namespace.inum, wanted, take);
         match namespace.enter(&mut here).and_then(|result| result) {
-            Ok(()) => snapshot.complete_netns.push(namespace.inum),
+            Ok(true) => snapshot.complete_netns.push(namespace.inum),
+            Ok(false) => {}
             Err(error) => {
-                snapshot.sockets.truncate(kept);
                 first_error.get_or_insert(error);
             }
         }
@@ -96,29 +94,22 @@ pub fn dump_some(
     }
 }
 
-/// Dumps the current thread's namespace, IPv4 and IPv6. A dump that a change of the tables interrupted is taken again.
-fn dump_here(
-    netns: u32,
-    wanted: Wanted,
-    keep: &mut dyn FnMut(&Socket) -> bool,
-    sockets: &mut Vec<Socket>,
-) -> Result<()> {
-    const TRIES: usize = 3;
+/// Dumps the current thread's namespace, IPv4 and IPv6; false when the tables changed too much for it to be complete.
+fn visit_here(netns: u32, wanted: Wanted, take: &mut dyn FnMut(Socket)) -> Result<bool> {
     let mut socket = NetlinkSocket::new(NETLINK_SOCK_DIAG).context("cannot open a netlink socket")?;
     socket.bind_auto().context("cannot bind a netlink socket")?;
-    for family in [AF_INET, AF_INET6] {
-        let kept = sockets.len();
-        for _ in 0..TRIES {
-            sockets.truncate(kept);
-            socket
-                .send_to(&request(family, wanted), &SocketAddr::new(0, 0), 0)
-                .context("cannot send a sock_diag request")?;
-            if receive(&socket, netns, keep, sockets)? {
-                break;
+    let mut whole = true;
+    // The kernel goes through the listeners in a table of their own (inet_diag_dump_icsk()).
+    for states in [wanted.states & LISTENING, wanted.states & !LISTENING] {
+        for family in [AF_INET, AF_INET6] {
+            if states != 0 {
+                let request = request(family, Wanted { states, ..wanted });
+                socket.send_to(&request, &SocketAddr::new(0, 0), 0).context("cannot send a sock_diag request")?;
+                whole &= receive(&socket, netns, take)?;
             }
         }
     }
-    Ok(())
+    Ok(whole)
 }
 
 /// `struct inet_diag_req_v2` in a netlink message. A protocol whose number is too large for its place is told in an
@@ -141,13 +132,8 @@ fn request(family: u8, wanted: Wanted) -> Vec<u8> {
     bytes
 }
 
-/// Receives one dump to its end; false when it was interrupted and has to be taken again.
-fn receive(
-    socket: &NetlinkSocket,
-    netns: u32,
-    keep: &mut dyn FnMut(&Socket) -> bool,
-    sockets: &mut Vec<Socket>,
-) -> Result<bool> {
+/// Receives one dump to its end; false when it is not consistent.
+fn receive(socket: &NetlinkSocket, netns: u32, take: &mut dyn FnMut(Socket)) -> Result<bool> {
     let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
     let mut whole = true;
     loop {
@@ -161,7 +147,7 @@ fn receive(
             match message.message_type() {
                 NLMSG_DONE => return Ok(whole),
                 NLMSG_ERROR => bail!("sock_diag refused: {}", error_in(payload)),
-                SOCK_DIAG_BY_FAMILY => sockets.extend(decode(payload, netns).filter(|socket| keep(socket))),
+                SOCK_DIAG_BY_FAMILY => decode(payload, netns).into_iter().for_each(&mut *take),
                 _ => {}
             }
             let length = (message.length() as usize).next_multiple_of(4);
@@ -211,6 +197,7 @@ fn decode(bytes: &[u8], netns: u32) -> Option<Socket> {
         receive_queue: u32_at(message, 56)?,
         send_queue: u32_at(message, 60)?,
         info,
+        holder: None,
     })
 }
 

@@ -331,9 +331,9 @@ impl Observer {
             assert_eq!(tracker.counts().repaired, 0, "{:?}", self.attachment);
             self.compare_open(&tracker, &table, false);
         }
-        tracker.snapshot_begins();
+        tracker.snapshot_begins(MergeKind::Resync);
         let snapshot = sock_diag::dump(&[Namespace::own().expect("a namespace")], Wanted::ALL).expect("a dump");
-        tracker.merge(snapshot.clone(), MergeKind::Resync, &|_| None, &mut effects);
+        tracker.merge(&snapshot, &mut effects);
         self.compare_open(&tracker, &table, true);
         tracker.advance(monotonic_ns() + 1_000_000_000, &mut effects);
         let refused = (0..EACH).filter(|number| ending(*number) == b'a').count();

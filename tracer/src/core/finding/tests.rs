@@ -38,6 +38,7 @@ fn stuck(cookie: u64) -> Socket {
         receive_queue: 0,
         send_queue: 0,
         info: Some(TcpInfo { last_ack_recv_ms: 120_000, last_data_sent_ms: 120_000, ..TcpInfo::default() }),
+        holder: None,
     }
 }
 
@@ -129,7 +130,8 @@ fn with_time_wait(count: u16) -> Tracker {
     };
     let snapshot =
         Snapshot { started_ns: NOW, ended_ns: NOW, complete_netns: vec![1], sockets: (0..count).map(mini).collect() };
-    tracker.merge(snapshot.clone(), MergeKind::StartUp, &|_| None, &mut Effects::default());
+    tracker.snapshot_begins(MergeKind::StartUp);
+    tracker.merge(&snapshot, &mut Effects::default());
     tracker
 }
 
@@ -384,7 +386,8 @@ fn a_peer_that_does_not_close_is_told_when_it_lasts() {
         complete_netns: vec![1],
         sockets: vec![waiting],
     };
-    tracker.merge(snapshot.clone(), MergeKind::StartUp, &|_| None, &mut Effects::default());
+    tracker.snapshot_begins(MergeKind::StartUp);
+    tracker.merge(&snapshot, &mut Effects::default());
     let found = detect(&tracker, &Tally::default(), &facts(vec![waiting]), &Thresholds::default());
     assert_eq!((found[0].kind, found[0].count), (Kind::PeerNotClosing, 1));
     assert_eq!((found[0].oldest_ns, found[0].oldest_certainty), (61 * SECOND, Certainty::AtLeast));

@@ -31,11 +31,15 @@ const GONE: usize = 1_000;
 pub(super) struct Listener {
     local: Endpoint,
     process: Option<Process>,
-    inode: u64,
     /// When an event last told of it, ns.
     heard_ns: u64,
     /// Number of the last snapshot that had it.
     in_snapshot: u32,
+}
+
+/// A process as that of the connections that come through its listener.
+fn of_listener(process: Process) -> Process {
+    Process { source: ProcessSource::Listener, ..process }
 }
 
 /// All listeners, found by socket or by port.
@@ -66,15 +70,15 @@ impl Listeners {
         self.gone.iter()
     }
 
-    pub(super) fn add(&mut self, key: SocketKey, tuple: &Tuple, process: Option<Process>, inode: u64, heard_ns: u64) {
-        let process = process.map(|process| Process { source: ProcessSource::Listener, ..process });
+    pub(super) fn add(&mut self, key: SocketKey, tuple: &Tuple, process: Option<Process>, heard_ns: u64) {
         let kept = self.remove(key).and_then(|known| known.process);
-        let listener = Listener { local: tuple.local, process: process.or(kept), inode, heard_ns, in_snapshot: 0 };
+        let process = process.map(of_listener).or(kept);
+        let listener = Listener { local: tuple.local, process, heard_ns, in_snapshot: 0 };
         self.insert(key, tuple.netns, listener);
     }
 
     /// A dump has this listener. One that was known before it had a cookie is the same if it is at the same place.
-    pub(super) fn found(&mut self, key: SocketKey, tuple: &Tuple, inode: u64, in_snapshot: u32) {
+    pub(super) fn found(&mut self, key: SocketKey, tuple: &Tuple, holder: Option<Process>, in_snapshot: u32) {
         let there = self.by_port.get(&(tuple.netns, tuple.local.port)).map_or(&[][..], Vec::as_slice);
         let same = |(known, listener): &&(SocketKey, Listener)| {
             known.is_address() && listener.local == tuple.local && listener.in_snapshot != in_snapshot
@@ -82,7 +86,8 @@ impl Listeners {
         let by_address = there.iter().find(same).map(|(known, _)| *known);
         let key = if self.contains(key) { key } else { by_address.unwrap_or(key) };
         let (process, heard_ns) = self.remove(key).map_or((None, 0), |known| (known.process, known.heard_ns));
-        self.insert(key, tuple.netns, Listener { local: tuple.local, process, inode, heard_ns, in_snapshot });
+        let process = process.or(holder.map(of_listener));
+        self.insert(key, tuple.netns, Listener { local: tuple.local, process, heard_ns, in_snapshot });
     }
 
     /// Removes those that a dump does not have though it is complete for their namespace, unless they began to listen
@@ -139,15 +144,6 @@ impl Listeners {
             .filter(|listener| if is_exact { exact(listener) } else { listener.local.address.is_unspecified() });
         let first = fitting.next()?.process?;
         fitting.all(|other| other.process.is_some_and(|process| process.pid == first.pid)).then_some(first)
-    }
-
-    /// Gives a process to the listeners that have none: `holder` finds one for an inode.
-    pub(super) fn find_owners(&mut self, holder: &dyn Fn(u64) -> Option<Process>) {
-        let unowned = self.by_port.values_mut().flatten().filter(|(_, listener)| listener.process.is_none());
-        for (_, listener) in unowned {
-            listener.process =
-                holder(listener.inode).map(|process| Process { source: ProcessSource::Listener, ..process });
-        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, Endpoint, Option<Process>)> + '_ {

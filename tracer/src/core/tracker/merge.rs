@@ -1,19 +1,29 @@
 //! Merges what sock_diag says with what the transitions said: connections that were there before, and the truth after
 //! events were lost.
 //!
-//! Order matters: attach, [`Tracker::snapshot_begins`], dump, drain what the ring buffer holds by then,
-//! [`Tracker::merge`]. Where both know a socket, the later one wins.
+//! A dump comes in parts, for a million sockets take as much room as half of what becomes of them. Order matters: attach,
+//! [`Tracker::snapshot_begins`], and then for each part dump, drain what the ring buffer holds by then, and
+//! [`Tracker::merge_part`], or [`Tracker::merge`] with the last. Where both know a socket, the later one wins.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Effects, Entry, Place, Tracker, annotate, missed, repair};
 use crate::core::{
-    connection::{Opening, Process},
+    connection::Opening,
     endpoint::Tuple,
+    mini_sockets::FoundMinis,
     snapshot::{Snapshot, Socket, SocketKind},
     state::State,
     transition::{Context, KernelAddress, Origin, SocketId, SocketKey, Task, Transition},
 };
+
+/// A dump under way.
+#[derive(Debug)]
+pub(super) struct Merging {
+    kind: MergeKind,
+    pub(super) closed: ClosedMeanwhile,
+    minis: FoundMinis,
+}
 
 /// Sockets that closed since a snapshot began.
 #[derive(Debug, Default)]
@@ -42,18 +52,6 @@ fn nowhere(tuple: &Tuple) -> Tuple {
     Tuple { netns: 0, ..*tuple }
 }
 
-/// Each in its turn; what they take of memory becomes free by and by, and not with the last one.
-fn given_back(mut sockets: Vec<Socket>) -> impl Iterator<Item = Socket> {
-    const AT_A_TIME: usize = 65_536;
-    sockets.reverse();
-    std::iter::from_fn(move || {
-        if sockets.len().is_multiple_of(AT_A_TIME) {
-            sockets.shrink_to_fit();
-        }
-        sockets.pop()
-    })
-}
-
 /// What a snapshot is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MergeKind {
@@ -65,46 +63,62 @@ pub enum MergeKind {
     Anew,
 }
 
+impl MergeKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::StartUp, Self::Resync, Self::Anew];
+}
+
 impl Tracker {
     /// A dump is about to be taken: sockets that close from now on are remembered, so that a dump that still has them
     /// does not bring them back.
-    pub fn snapshot_begins(&mut self) {
-        self.closed_meanwhile = Some(ClosedMeanwhile::default());
+    pub fn snapshot_begins(&mut self, kind: MergeKind) {
+        self.merging = Some(self.begin(kind));
     }
 
-    /// A dump could not be taken after all.
-    pub fn snapshot_failed(&mut self) {
-        self.closed_meanwhile = None;
-    }
-
-    /// Merges a dump and lets go of it meanwhile: that of a million sockets is half as large as what becomes of it.
-    /// `holder` finds the process that holds a socket, by its inode.
-    pub fn merge(
-        &mut self,
-        mut snapshot: Snapshot,
-        kind: MergeKind,
-        holder: &dyn Fn(u64) -> Option<Process>,
-        effects: &mut Effects,
-    ) {
-        self.now_ns = self.now_ns.max(snapshot.started_ns).max(snapshot.ended_ns);
-        let closed = self.closed_meanwhile.take().unwrap_or_default();
+    fn begin(&mut self, kind: MergeKind) -> Merging {
         self.snapshots = self.snapshots.wrapping_add(1);
+        Merging { kind, closed: ClosedMeanwhile::default(), minis: FoundMinis::default() }
+    }
+
+    /// A dump could not be taken after all, or not to its end.
+    pub fn snapshot_failed(&mut self) {
+        self.merging = None;
+    }
+
+    /// Merges a part of the dump that has begun. Listeners come no later than the connections that they serve.
+    pub fn merge_part(&mut self, part: &Snapshot, effects: &mut Effects) {
+        self.merging = Some(self.merge_some(part, effects));
+    }
+
+    /// Merges the last part, or the only one; what the whole dump does not have is gone.
+    pub fn merge(&mut self, rest: &Snapshot, effects: &mut Effects) {
+        let merging = self.merge_some(rest, effects);
+        if merging.kind != MergeKind::StartUp {
+            self.listeners.remove_absent(self.snapshots, &rest.complete_netns, rest.started_ns);
+            self.close_absent(rest, effects);
+        }
+        self.minis.replace(merging.minis, rest);
+        self.whole_netns.extend(&rest.complete_netns);
+    }
+
+    /// Merges these; returns what is known of the dump by then. Nothing that this closes is for it to bring back.
+    fn merge_some(&mut self, snapshot: &Snapshot, effects: &mut Effects) -> Merging {
+        let mut merging = self.merging.take().unwrap_or_else(|| self.begin(MergeKind::Resync));
+        let Merging { kind, closed, minis } = &mut merging;
+        self.now_ns = self.now_ns.max(snapshot.started_ns).max(snapshot.ended_ns);
         self.found_by_ends = None;
+        minis.add(snapshot, self.minis.capacity());
         for socket in snapshot.sockets.iter().filter(|socket| socket.state == State::LISTEN) {
             let key = SocketId::from_cookie(socket.cookie).key();
             if !closed.keys.contains(&key) {
-                self.listeners.found(key, &socket.tuple, socket.inode, self.snapshots);
+                self.listeners.found(key, &socket.tuple, socket.holder, self.snapshots);
             }
         }
-        if kind != MergeKind::StartUp {
-            self.listeners.remove_absent(self.snapshots, &snapshot.complete_netns, snapshot.started_ns);
-        }
-        self.listeners.find_owners(holder);
         let by_tuple = self.address_keys_by_tuple();
-        let others = snapshot.sockets.extract_if(.., |socket| socket.kind != SocketKind::Full).collect();
-        let sockets = std::mem::replace(&mut snapshot.sockets, others);
-        let snapshot = &snapshot;
-        for socket in given_back(sockets).filter(|socket| ![State::LISTEN, State::CLOSE].contains(&socket.state)) {
+        let connects = |socket: &&Socket| {
+            socket.kind == SocketKind::Full && ![State::LISTEN, State::CLOSE].contains(&socket.state)
+        };
+        for socket in snapshot.sockets.iter().filter(connects) {
             let key = SocketId::from_cookie(socket.cookie).key();
             if closed.contains(key, &socket.tuple) {
                 continue;
@@ -115,18 +129,14 @@ impl Tracker {
                 self.entries.of(**known).is_some_and(|entry| [0, socket.cookie].contains(&entry.socket.cookie))
             };
             let known = if self.entries.contains(key) { None } else { by_address.filter(same) };
-            self.merge_socket(known.copied().unwrap_or(key), &socket, snapshot, kind, holder, effects);
+            self.merge_socket(known.copied().unwrap_or(key), socket, snapshot, *kind, effects);
         }
-        if kind != MergeKind::StartUp {
-            self.close_absent(snapshot, effects);
-        }
-        self.minis.replace(snapshot);
-        self.whole_netns.extend(&snapshot.complete_netns);
+        merging
     }
 
     /// Merges a dump of mini-sockets alone.
     pub fn merge_minis(&mut self, snapshot: &Snapshot) {
-        self.minis.replace(snapshot);
+        self.minis.merge(snapshot);
     }
 
     /// Sockets that are known without a cookie; a dump knows the cookie, and the ends are what both have.
@@ -167,7 +177,6 @@ impl Tracker {
         socket: &Socket,
         snapshot: &Snapshot,
         kind: MergeKind,
-        holder: &dyn Fn(u64) -> Option<Process>,
         effects: &mut Effects,
     ) {
         let served = self.listeners.serves(&socket.tuple);
@@ -201,7 +210,7 @@ impl Tracker {
         if entry.socket.cookie == 0 {
             entry.socket.cookie = socket.cookie;
         }
-        entry.set_process(holder(socket.inode));
+        entry.set_process(socket.holder);
         if entry.opening == Opening::PreExisting && (known.is_none() || kind == MergeKind::StartUp) {
             // When an event told of it first, the listeners were not known yet. Later on they may be gone again.
             entry.assume_syn_sent(!served);

@@ -35,7 +35,7 @@ use self::{
     entries::{Entries, Place},
     entry::Entry,
     listeners::Listeners,
-    merge::ClosedMeanwhile,
+    merge::Merging,
     repair::{missed, repair},
 };
 use super::{
@@ -111,8 +111,8 @@ pub struct Tracker {
     minis: MiniSockets,
     /// Closed connections and when their grace ends.
     closing: VecDeque<(u64, SocketKey)>,
-    /// Sockets that closed since a snapshot began, while one is being taken.
-    closed_meanwhile: Option<ClosedMeanwhile>,
+    /// The snapshot that is being taken.
+    merging: Option<Merging>,
     /// What dumps found, by its ends, for events that carry no cookie; made when the first such event needs it.
     found_by_ends: Option<FxHashMap<(Endpoint, Endpoint), SocketKey>>,
     snapshots: u32,
@@ -135,7 +135,7 @@ impl Tracker {
             listeners: Listeners::default(),
             minis: MiniSockets::new(limits.max_connections),
             closing: VecDeque::new(),
-            closed_meanwhile: None,
+            merging: None,
             found_by_ends: None,
             snapshots: 0,
             whole_netns: FxHashSet::default(),
@@ -347,8 +347,7 @@ impl Tracker {
 
     fn listen(&mut self, key: SocketKey, transition: &Transition) -> Annotation {
         let process = transition.owner().map(|task| process_of(task, ProcessSource::Opener));
-        let inode = transition.details.map_or(0, |details| details.inode);
-        self.listeners.add(key, &transition.tuple, process, inode, transition.mono_ns);
+        self.listeners.add(key, &transition.tuple, process, transition.mono_ns);
         annotate_listener(transition, process)
     }
 
@@ -357,8 +356,8 @@ impl Tracker {
         // It may have begun to listen before it had a cookie.
         let known = if self.listeners.contains(key) { key } else { transition.socket.address_key() };
         self.listeners.close(known, &transition.tuple, closer, transition.mono_ns);
-        if let Some(closed) = &mut self.closed_meanwhile {
-            closed.keys.insert(key);
+        if let Some(merging) = &mut self.merging {
+            merging.closed.keys.insert(key);
         }
         annotate_listener(transition, closer)
     }
@@ -492,8 +491,8 @@ impl Tracker {
         let fin_wait2_ns = if fin_timeout_ns > TIME_WAIT_NS { fin_timeout_ns - TIME_WAIT_NS } else { fin_timeout_ns };
         self.minis.add(tuple, after, closed_ns, fin_wait2_ns, process);
         self.closing.push_back((self.now_ns.saturating_add(RESET_GRACE_NS), key));
-        if let Some(closed) = &mut self.closed_meanwhile {
-            closed.insert(key, socket, tuple);
+        if let Some(merging) = &mut self.merging {
+            merging.closed.insert(key, socket, tuple);
         }
     }
 

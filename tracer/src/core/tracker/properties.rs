@@ -281,9 +281,10 @@ mod adversarial {
         Reset(Reset),
         Advance(u64),
         Flush,
-        SnapshotBegins,
+        SnapshotBegins(MergeKind),
         SnapshotFailed,
-        Merge(Snapshot, bool),
+        MergePart(Snapshot),
+        Merge(Snapshot),
         MergeMinis(Snapshot),
     }
 
@@ -380,7 +381,19 @@ mod adversarial {
                 TcpInfo { last_ack_recv_ms, bytes_acked: acked, bytes_received: received, ..TcpInfo::default() }
             }));
         (cookie(), tuple(), state(), kind, info, 0_u64..4).prop_map(|(cookie, tuple, state, kind, info, inode)| {
-            Socket { cookie, tuple, state, kind, inode, cgroup: inode, uid: 0, receive_queue: 0, send_queue: 0, info }
+            Socket {
+                cookie,
+                tuple,
+                state,
+                kind,
+                inode,
+                cgroup: inode,
+                uid: 0,
+                receive_queue: 0,
+                send_queue: 0,
+                info,
+                holder: (inode > 1).then(|| process(1)),
+            }
         })
     }
 
@@ -402,9 +415,10 @@ mod adversarial {
             3 => reset().prop_map(Call::Reset),
             2 => time().prop_map(Call::Advance),
             1 => Just(Call::Flush),
-            1 => Just(Call::SnapshotBegins),
+            1 => prop::sample::select(&MergeKind::ALL[..]).prop_map(Call::SnapshotBegins),
             1 => Just(Call::SnapshotFailed),
-            2 => (snapshot(), any::<bool>()).prop_map(|(snapshot, first)| Call::Merge(snapshot, first)),
+            1 => snapshot().prop_map(Call::MergePart),
+            2 => snapshot().prop_map(Call::Merge),
             1 => snapshot().prop_map(Call::MergeMinis),
         ]
     }
@@ -414,8 +428,10 @@ mod adversarial {
             Call::Transition(transition) => transition.mono_ns,
             Call::Reset(reset) => reset.mono_ns,
             Call::Advance(now_ns) => *now_ns,
-            Call::Merge(snapshot, _) | Call::MergeMinis(snapshot) => snapshot.started_ns.max(snapshot.ended_ns),
-            Call::Flush | Call::SnapshotBegins | Call::SnapshotFailed => 0,
+            Call::MergePart(snapshot) | Call::Merge(snapshot) | Call::MergeMinis(snapshot) => {
+                snapshot.started_ns.max(snapshot.ended_ns)
+            }
+            Call::Flush | Call::SnapshotBegins(_) | Call::SnapshotFailed => 0,
         }
     }
 
@@ -441,13 +457,10 @@ mod adversarial {
                     tracker.flush(&mut effects);
                     assert_eq!(tracker.len(), tracker.open_connections(latest_ns).count());
                 }
-                Call::SnapshotBegins => tracker.snapshot_begins(),
+                Call::SnapshotBegins(kind) => tracker.snapshot_begins(*kind),
                 Call::SnapshotFailed => tracker.snapshot_failed(),
-                Call::Merge(snapshot, first) => {
-                    let kind = if *first { MergeKind::StartUp } else { MergeKind::Resync };
-                    let holder = |inode: u64| (inode > 1).then(|| process(1));
-                    tracker.merge(snapshot.clone(), kind, &holder, &mut effects);
-                }
+                Call::MergePart(snapshot) => tracker.merge_part(snapshot, &mut effects),
+                Call::Merge(snapshot) => tracker.merge(snapshot, &mut effects),
                 Call::MergeMinis(snapshot) => tracker.merge_minis(snapshot),
             }
             check(&tracker);
@@ -514,5 +527,41 @@ mod adversarial {
         fn the_same_calls_give_the_same(calls in prop::collection::vec(call(), 0..60), max_connections in 1_usize..6) {
             prop_assert_eq!(make(&calls, max_connections), make(&calls, max_connections));
         }
+
+        #[test]
+        fn a_dump_in_parts_is_the_same_as_a_whole_one(
+            calls in prop::collection::vec(call(), 0..60), part in 1_usize..8, max_connections in 1_usize..6,
+        ) {
+            let whole: Vec<Call> = calls.into_iter().map(in_order).collect();
+            let in_parts: Vec<Call> = whole.iter().flat_map(|call| parts_of(call, part)).collect();
+            prop_assert_eq!(make(&whole, max_connections), make(&in_parts, max_connections));
+        }
+    }
+
+    /// A dump as the kernel makes it: the listeners first, each socket with a cookie and ends of its own.
+    fn in_order(mut call: Call) -> Call {
+        if let Call::Merge(snapshot) = &mut call {
+            snapshot.sockets.sort_by_key(|socket| socket.state != State::LISTEN);
+            let (mut cookies, mut ends) = (HashSet::new(), HashSet::new());
+            snapshot.sockets.retain(|socket| {
+                socket.cookie != 0
+                    && socket.tuple.netns != 0
+                    && cookies.insert(socket.cookie)
+                    && ends.insert(socket.tuple)
+            });
+        }
+        call
+    }
+
+    fn parts_of(call: &Call, part: usize) -> Vec<Call> {
+        let Call::Merge(whole) = call else { return vec![call.clone()] };
+        let some = |sockets: &[Socket]| Snapshot { sockets: sockets.to_vec(), ..whole.clone() };
+        let mut parts: Vec<Call> = whole
+            .sockets
+            .chunks(part)
+            .map(|sockets| Call::MergePart(Snapshot { complete_netns: Vec::new(), ..some(sockets) }))
+            .collect();
+        parts.push(Call::Merge(some(&[])));
+        parts
     }
 }

@@ -16,9 +16,10 @@ use super::{
 };
 use crate::{
     core::{
+        connection::{Process, ProcessSource},
         endpoint::{Address, Endpoint, Tuple},
         finding::Facts,
-        input::{Dump, Holders, Input},
+        input::Input,
         snapshot::{Snapshot, Socket, SocketKind, TcpInfo},
         state::State,
         tracker::MergeKind,
@@ -186,13 +187,12 @@ impl Rows {
                 sockets.push(self.socket(row)?);
                 return Ok(Decoded::Nothing);
             }
-            kind::DUMP_BEGINS => Input::DumpBegins,
+            // What it is for is told by where it stands.
+            kind::DUMP_BEGINS => Input::DumpBegins(MergeKind::Resync),
             kind::DUMP_FAILED => Input::DumpFailed,
-            kind::DUMP => {
-                let (snapshot, holders) = self.dump(row, sockets)?;
-                Input::Dump(Dump { kind: MergeKind::Resync, snapshot, holders })
-            }
-            kind::MINI_SOCKETS => Input::MiniSockets(self.dump(row, sockets)?.0),
+            kind::DUMP_PART => Input::DumpPart(self.dump(row, sockets)?),
+            kind::DUMP => Input::Dump(self.dump(row, sockets)?),
+            kind::MINI_SOCKETS => Input::MiniSockets(self.dump(row, sockets)?),
             kind::NOW => Input::Now(self.time(row)?),
             kind::FORGET => Input::Forget(self.socket_id(row)),
             kind::LOSS => Input::Loss(self.detail(row)?),
@@ -237,9 +237,6 @@ impl Rows {
         } else {
             self.tuple(row)?
         };
-        let comm = if self.task_comm.is_valid(row) { self.task_comm.value(row) } else { &[] };
-        let mut name = [0; 16];
-        name.iter_mut().zip(comm).for_each(|(to, from)| *to = *from);
         let details = value(&self.flags, row).map(|flags| Details {
             fin_received: flags & FIN_RECEIVED != 0,
             orphaned: flags & ORPHANED != 0,
@@ -262,7 +259,11 @@ impl Rows {
             tuple,
             old: state(text(&self.old_state, row))?,
             new: state(text(&self.new_state, row))?,
-            task: Task { pid: number(&self.task_pid, row), tid: number(&self.task_tid, row), comm: Comm::new(name) },
+            task: Task {
+                pid: number(&self.task_pid, row),
+                tid: number(&self.task_tid, row),
+                comm: self.task_name(row),
+            },
             context: match value(&self.context, row) {
                 Some(0) => Context::Softirq,
                 Some(1) => Context::Process,
@@ -271,6 +272,13 @@ impl Rows {
             details,
             origin: Origin::Kernel,
         })
+    }
+
+    fn task_name(&self, row: usize) -> Comm {
+        let comm = if self.task_comm.is_valid(row) { self.task_comm.value(row) } else { &[] };
+        let mut name = [0; 16];
+        name.iter_mut().zip(comm).for_each(|(to, from)| *to = *from);
+        Comm::new(name)
     }
 
     fn reset(&mut self, row: usize, direction: ResetDirection) -> Result<Reset> {
@@ -316,19 +324,27 @@ impl Rows {
             receive_queue: number(&self.receive_queue, row),
             send_queue: number(&self.send_queue, row),
             info,
+            holder: value(&self.task_pid, row).map(|pid| Process {
+                pid,
+                comm: self.task_name(row),
+                source: ProcessSource::Holder,
+            }),
         })
     }
 
-    fn dump(&self, row: usize, sockets: &mut Vec<Socket>) -> Result<(Snapshot, Holders)> {
+    fn dump(&self, row: usize, sockets: &mut Vec<Socket>) -> Result<Snapshot> {
         let detail: DumpDetail = self.detail(row)?;
         ensure!(detail.complete_netns.len() <= MAX_NETNS, "a dump of more than {MAX_NETNS} namespaces");
-        let snapshot = Snapshot {
+        let mut sockets = std::mem::take(sockets);
+        for socket in sockets.iter_mut().filter(|socket| socket.holder.is_none()) {
+            socket.holder = detail.holders.get(&socket.inode).copied();
+        }
+        Ok(Snapshot {
             started_ns: detail.started_ns,
             ended_ns: detail.ended_ns,
             complete_netns: detail.complete_netns,
-            sockets: std::mem::take(sockets),
-        };
-        Ok((snapshot, detail.holders))
+            sockets,
+        })
     }
 }
 

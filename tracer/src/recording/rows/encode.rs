@@ -11,12 +11,13 @@ use arrow_array::{
     builder::{BinaryBuilder, StringBuilder},
 };
 use arrow_schema::{ArrowError, DataType, Field, Schema};
+use rustc_hash::FxHashMap;
 
 use super::{DumpDetail, FIN_RECEIVED, LINGER, MPTCP, ORPHANED, SEND_SHUTDOWN, kind};
 use crate::{
     core::{
         endpoint::{Endpoint, Tuple},
-        input::{Holders, Input},
+        input::Input,
         snapshot::{Snapshot, Socket, SocketKind},
         state::State,
         transition::{Comm, Context, Details, Errno, KernelAddress, Origin, Reset, ResetDirection, Transition},
@@ -240,10 +241,11 @@ impl RecordingColumns {
                 let socket_id = self.socket_id(socket.address);
                 self.extra(kind::FORGET, &Extra { socket_id, ..Extra::default() }, None);
             }
-            Input::DumpBegins => self.word(kind::DUMP_BEGINS, None, None),
+            Input::DumpBegins(_) => self.word(kind::DUMP_BEGINS, None, None),
             Input::DumpFailed => self.word(kind::DUMP_FAILED, None, None),
-            Input::Dump(dump) => self.dump_ends(kind::DUMP, &dump.snapshot, &dump.holders)?,
-            Input::MiniSockets(snapshot) => self.dump_ends(kind::MINI_SOCKETS, snapshot, &Holders::default())?,
+            Input::DumpPart(snapshot) => self.dump_ends(kind::DUMP_PART, snapshot)?,
+            Input::Dump(snapshot) => self.dump_ends(kind::DUMP, snapshot)?,
+            Input::MiniSockets(snapshot) => self.dump_ends(kind::MINI_SOCKETS, snapshot)?,
             Input::Loss(loss) => self.word(kind::LOSS, None, Some(&serde_json::to_string(loss)?)),
             Input::Counters(counters) => {
                 self.word(kind::COUNTERS, Some(counters.now_ns), Some(&serde_json::to_string(counters)?));
@@ -253,12 +255,12 @@ impl RecordingColumns {
         Ok(())
     }
 
-    fn dump_ends(&mut self, kind: &str, snapshot: &Snapshot, holders: &Holders) -> Result<()> {
+    fn dump_ends(&mut self, kind: &str, snapshot: &Snapshot) -> Result<()> {
         let detail = DumpDetail {
             started_ns: snapshot.started_ns,
             ended_ns: snapshot.ended_ns,
             complete_netns: snapshot.complete_netns.clone(),
-            holders: holders.clone(),
+            holders: FxHashMap::default(),
         };
         self.word(kind, Some(snapshot.ended_ns), Some(&serde_json::to_string(&detail)?));
         Ok(())
@@ -284,6 +286,8 @@ impl RecordingColumns {
             row.append(&mut self.log);
             let info = socket.info;
             let extra = Extra {
+                task_pid: socket.holder.map(|holder| holder.pid),
+                task_comm: socket.holder.map(|holder| TaskName(holder.comm)),
                 cgroup_id: Some(socket.cgroup),
                 bytes_received: info.map(|info| info.bytes_received),
                 bytes_acked: info.map(|info| info.bytes_acked),

@@ -7,13 +7,14 @@
 mod decode;
 mod encode;
 
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::{
     decode::{CgroupName, Decoded, Rows, fields_read},
     encode::RecordingColumns,
 };
-use crate::core::input::Holders;
+use crate::core::connection::Process;
 
 /// Sockets in one dump at most: more than any host has, and less than a hostile file would like. Tests have no time for
 /// so many.
@@ -36,6 +37,7 @@ mod kind {
     pub(super) const SOCKET: &str = "socket";
     pub(super) const DUMP_BEGINS: &str = "dump_begins";
     pub(super) const DUMP_FAILED: &str = "dump_failed";
+    pub(super) const DUMP_PART: &str = "dump_part";
     pub(super) const DUMP: &str = "dump";
     pub(super) const MINI_SOCKETS: &str = "mini_sockets";
     pub(super) const NOW: &str = "now";
@@ -58,5 +60,7 @@ struct DumpDetail {
     started_ns: u64,
     ended_ns: u64,
     complete_netns: Vec<u32>,
-    holders: Holders,
+    /// Who held its sockets, by inode, in recordings whose sockets do not say so in their own rows.
+    #[serde(default, skip_serializing)]
+    holders: FxHashMap<u64, Process>,
 }

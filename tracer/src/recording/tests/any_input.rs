@@ -11,7 +11,7 @@ use crate::core::{
     finding::{
         ClosedSocket, DescriptorUsage, Facts, Holder, NamespaceCounters, NamespaceFacts, PortRange, PortSettings,
     },
-    input::{Counters, Dump, Input, Loss},
+    input::{Counters, Input, Loss},
     snapshot::{Snapshot, Socket, SocketKind, TcpInfo},
     state::State,
     tracker::{Annotation, MergeKind},
@@ -144,8 +144,9 @@ fn socket() -> impl Strategy<Value = Socket> {
         bytes_received,
     });
     let numbers = (0_u64..u64::MAX >> 1, number(), number(), small(), small(), small());
-    (numbers, tuple(), state(), kind, prop::option::of(info)).prop_map(
-        |((cookie, inode, cgroup, uid, receive_queue, send_queue), tuple, state, kind, info)| Socket {
+    let holder = process().prop_map(|process| Process { source: ProcessSource::Holder, ..process });
+    (numbers, tuple(), state(), kind, prop::option::of(info), prop::option::of(holder)).prop_map(
+        |((cookie, inode, cgroup, uid, receive_queue, send_queue), tuple, state, kind, info, holder)| Socket {
             cookie,
             tuple,
             state,
@@ -156,6 +157,7 @@ fn socket() -> impl Strategy<Value = Socket> {
             receive_queue,
             send_queue,
             info,
+            holder,
         },
     )
 }
@@ -205,12 +207,6 @@ fn facts() -> impl Strategy<Value = Facts> {
 }
 
 fn other() -> impl Strategy<Value = Input> {
-    let kind = prop::sample::select(vec![MergeKind::StartUp, MergeKind::Resync, MergeKind::Anew]);
-    let dump = (kind, snapshot(), vec((number(), process()), 0..4)).prop_map(|(kind, snapshot, holders)| Dump {
-        kind,
-        snapshot,
-        holders: holders.into_iter().collect(),
-    });
     let counters = vec((small(), any::<[u64; 2]>()), 0..3);
     let counters = (time(), counters).prop_map(|(now_ns, namespaces)| Counters {
         now_ns,
@@ -226,9 +222,10 @@ fn other() -> impl Strategy<Value = Input> {
     prop_oneof![
         4 => time().prop_map(Input::Now),
         1 => socket_id().prop_map(Input::Forget),
-        1 => Just(Input::DumpBegins),
+        1 => prop::sample::select(&MergeKind::ALL[..]).prop_map(Input::DumpBegins),
         1 => Just(Input::DumpFailed),
-        2 => dump.prop_map(Input::Dump),
+        1 => snapshot().prop_map(Input::DumpPart),
+        2 => snapshot().prop_map(Input::Dump),
         1 => snapshot().prop_map(Input::MiniSockets),
         1 => loss.prop_map(Input::Loss),
         1 => counters.prop_map(Input::Counters),

@@ -16,7 +16,10 @@ use super::{
     *,
 };
 use crate::{
-    core::finding::{Facts, NamespaceFacts},
+    core::{
+        finding::{Facts, NamespaceFacts},
+        tracker::MergeKind,
+    },
     output::{fields::Columnar as _, records::LogRecord},
     problem,
 };
@@ -187,7 +190,7 @@ fn a_later_version_may_have_other_columns_for_people() {
 #[test]
 fn rows_of_a_later_version_are_passed_over() {
     let read = read_batches(&[said("something_new", "{}"), said("dump_begins", "")]);
-    assert_eq!(read.inputs(), [&Input::DumpBegins]);
+    assert_eq!(read.inputs(), [&Input::DumpBegins(MergeKind::StartUp)]);
 }
 
 #[test]

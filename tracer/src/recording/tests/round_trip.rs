@@ -11,7 +11,6 @@ use super::{
     *,
 };
 use crate::core::{
-    input::Dump,
     tracker::{Effects, Limits, MergeKind, Tracker},
     transition::{KernelAddress, Origin, SocketId},
 };
@@ -22,10 +21,9 @@ fn kept(heard: &[Heard]) -> Vec<Option<Input>> {
     let mut dumps = 0;
     let keep = |heard: &Heard| match &heard.input {
         Input::Event(Event::Transition(transition)) if transition.origin != Origin::Kernel => None,
-        Input::Dump(dump) => {
+        Input::DumpBegins(_) => {
             dumps += 1;
-            let kind = if dumps == 1 { MergeKind::StartUp } else { MergeKind::Resync };
-            Some(Input::Dump(Dump { kind, ..dump.clone() }))
+            Some(Input::DumpBegins(if dumps == 1 { MergeKind::StartUp } else { MergeKind::Resync }))
         }
         input => Some(input.clone()),
     };
@@ -73,12 +71,10 @@ fn connections<'a>(inputs: impl IntoIterator<Item = &'a Input>) -> (Vec<String>,
             Input::Forget(socket) => {
                 tracker.forget_socket(*socket);
             }
-            Input::DumpBegins => tracker.snapshot_begins(),
+            Input::DumpBegins(kind) => tracker.snapshot_begins(*kind),
             Input::DumpFailed => tracker.snapshot_failed(),
-            Input::Dump(dump) => {
-                let holder = |inode: u64| dump.holders.of(inode);
-                tracker.merge(dump.snapshot.clone(), dump.kind, &holder, &mut effects);
-            }
+            Input::DumpPart(part) => tracker.merge_part(part, &mut effects),
+            Input::Dump(rest) => tracker.merge(rest, &mut effects),
             Input::MiniSockets(snapshot) => tracker.merge_minis(snapshot),
             Input::Loss(_) | Input::Counters(_) | Input::Facts(_) => {}
         }
@@ -162,11 +158,10 @@ fn a_file_says_of_its_run_what_was_written() {
 
 #[test]
 fn in_the_next_file_the_first_dump_tells_nothing_new() {
-    let dump = Dump { kind: MergeKind::Anew, snapshot: Default::default(), holders: Default::default() };
-    let heard = [Heard { input: Input::Dump(dump), annotation: Annotation::default() }];
+    let heard = [Heard { input: Input::DumpBegins(MergeKind::Anew), annotation: Annotation::default() }];
     let file = recorded(&heard, 1);
     let mut reader = Reader::new(&file[..]).expect("a recording");
     reader.goes_on();
-    let Ok(Some(Recorded::Input(Input::Dump(dump)))) = reader.read() else { panic!("a dump") };
-    assert_eq!(dump.kind, MergeKind::Anew);
+    let Ok(Some(Recorded::Input(Input::DumpBegins(kind)))) = reader.read() else { panic!("a dump") };
+    assert_eq!(kind, MergeKind::Anew);
 }

@@ -40,6 +40,7 @@ fn socket() -> impl Strategy<Value = Socket> {
                 bytes_acked: u64::MAX,
                 bytes_received: u64::MAX,
             }),
+            holder: None,
         }
     })
 }
@@ -189,7 +190,8 @@ proptest! {
         let known = if dumped.0 % 2 == 0 { facts.sockets.clone() } else { sockets };
         let snapshot =
             Snapshot { started_ns: dumped.0, ended_ns: dumped.1, complete_netns: vec![1], sockets: known };
-        tracker.merge(snapshot.clone(), MergeKind::StartUp, &|_| None, &mut Effects::default());
+        tracker.snapshot_begins(MergeKind::StartUp);
+    tracker.merge(&snapshot, &mut Effects::default());
         for transition in &transitions {
             tracker.transition(transition, &mut Effects::default());
         }

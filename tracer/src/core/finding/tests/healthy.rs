@@ -91,7 +91,8 @@ fn connects_without_a_port_are_told_once_for_each_destination() {
     };
     let sockets = (0..100).map(|number| mini(number, 1)).chain([mini(1, 2)]).collect();
     let snapshot = Snapshot { started_ns: NOW, ended_ns: NOW, complete_netns: vec![1], sockets };
-    tracker.merge(snapshot.clone(), MergeKind::StartUp, &|_| None, &mut Effects::default());
+    tracker.snapshot_begins(MergeKind::StartUp);
+    tracker.merge(&snapshot, &mut Effects::default());
     let mut tally = Tally::default();
     tally.count(&ended(Closing::NoLocalPort, CONNECTING));
     let found = detect(&tracker, &tally, &facts(vec![]), &Thresholds::default());
@@ -194,7 +195,8 @@ fn hanging(state: State, inode: u64, last_ack_recv_ms: u32) -> Option<Finding> {
     let began_ns = NOW - 61 * SECOND;
     let snapshot =
         Snapshot { started_ns: began_ns, ended_ns: began_ns, complete_netns: vec![1], sockets: sockets.clone() };
-    tracker.merge(snapshot.clone(), MergeKind::StartUp, &|_| None, &mut Effects::default());
+    tracker.snapshot_begins(MergeKind::StartUp);
+    tracker.merge(&snapshot, &mut Effects::default());
     detect(&tracker, &Tally::default(), &facts(sockets), &Thresholds::default()).pop()
 }
 

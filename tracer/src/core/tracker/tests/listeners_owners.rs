@@ -107,10 +107,10 @@ fn a_listener_that_a_complete_dump_does_not_have_is_gone() {
     let elsewhere = Tuple { netns: 2, local: Endpoint::new(ANY, 82), remote: Endpoint::UNKNOWN };
     bench.feed(p(CLOSE, LISTEN).on(102, 102).ends(elsewhere));
     let started_ns = bench.now_ns + 1;
-    bench.tracker.snapshot_begins();
+    bench.tracker.snapshot_begins(MergeKind::Resync);
     bench.feed(listener(p(CLOSE, LISTEN), 103, Endpoint::new(ANY, 83)));
     let there = Tuple { netns: NETNS, local: Endpoint::new(ANY, 81), remote: Endpoint::UNKNOWN };
-    bench.merge_begun(MergeKind::Resync, started_ns, [dumped(101, there, LISTEN)]);
+    bench.merge_begun(started_ns, [dumped(101, there, LISTEN)]);
     let owned = |port, netns| {
         let ends = Tuple { netns, local: Endpoint::new(ANY, port), remote: Endpoint::UNKNOWN };
         bench.tracker.listeners.owner_for(&ends).is_some()
@@ -125,9 +125,9 @@ fn a_listener_that_closed_while_the_dump_was_taken_is_not_brought_back() {
     let place = Tuple { netns: NETNS, local: Endpoint::new(ANY, 80), remote: Endpoint::UNKNOWN };
     bench.feed(listener(p(CLOSE, LISTEN), 100, place.local));
     let started_ns = bench.now_ns + 1;
-    bench.tracker.snapshot_begins();
+    bench.tracker.snapshot_begins(MergeKind::StartUp);
     bench.feed(listener(p(LISTEN, CLOSE), 100, place.local));
-    bench.merge_begun(MergeKind::StartUp, started_ns, [dumped(100, place, LISTEN)]);
+    bench.merge_begun(started_ns, [dumped(100, place, LISTEN)]);
     assert_eq!(bench.tracker.listener_count(), 0);
 }
 

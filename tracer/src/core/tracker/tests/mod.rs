@@ -239,19 +239,19 @@ impl Bench {
     /// Takes a dump in that ran from the last event on.
     fn merge(&mut self, kind: MergeKind, sockets: impl IntoIterator<Item = Socket>) {
         self.now_ns += SECOND;
-        self.tracker.snapshot_begins();
-        self.merge_begun(kind, self.now_ns, sockets);
+        self.tracker.snapshot_begins(kind);
+        self.merge_begun(self.now_ns, sockets);
     }
 
     /// Takes a dump in that began earlier, at `started_ns`.
-    fn merge_begun(&mut self, kind: MergeKind, started_ns: u64, sockets: impl IntoIterator<Item = Socket>) {
+    fn merge_begun(&mut self, started_ns: u64, sockets: impl IntoIterator<Item = Socket>) {
         let snapshot = Snapshot {
             started_ns,
             ended_ns: self.now_ns,
             complete_netns: vec![NETNS],
-            sockets: sockets.into_iter().collect(),
+            sockets: sockets.into_iter().map(|socket| Socket { holder: holder(socket.inode), ..socket }).collect(),
         };
-        self.tracker.merge(snapshot.clone(), kind, &holder, &mut self.effects);
+        self.tracker.merge(&snapshot, &mut self.effects);
     }
 }
 
@@ -321,6 +321,7 @@ fn dumped(cookie: u64, tuple: Tuple, state: State) -> Socket {
         receive_queue: 0,
         send_queue: 0,
         info: None,
+        holder: None,
     }
 }
 

@@ -78,10 +78,10 @@ fn minis_and_requests_are_no_connections() {
 fn a_later_event_wins_over_the_dump() {
     let mut bench = Bench::new();
     let started_ns = bench.now_ns;
-    bench.tracker.snapshot_begins();
+    bench.tracker.snapshot_begins(MergeKind::StartUp);
     bench.run(chain(active_open(), [s(ESTABLISHED, CLOSE_WAIT)]));
     let socket = Socket { inode: 1012, ..dumped(7, usual(), ESTABLISHED) };
-    bench.merge_begun(MergeKind::StartUp, started_ns, [socket]);
+    bench.merge_begun(started_ns, [socket]);
     let connection = bench.open();
     assert_eq!(connection.spans.last().map(|span| span.state), Some(CLOSE_WAIT));
     assert_eq!((connection.gap, bench.repaired()), (false, vec![]));
@@ -91,11 +91,11 @@ fn a_later_event_wins_over_the_dump() {
 fn a_dump_tells_of_a_connection_that_was_heard_of_meanwhile_what_no_event_can() {
     let mut bench = Bench::new();
     let started_ns = bench.now_ns;
-    bench.tracker.snapshot_begins();
+    bench.tracker.snapshot_begins(MergeKind::StartUp);
     bench.feed(s(ESTABLISHED, CLOSE_WAIT).bytes(101, 51));
     let place = Tuple { netns: NETNS, local: Endpoint::new(address(1), 40_000), remote: Endpoint::UNKNOWN };
     let sockets = [dumped(8, place, LISTEN), Socket { inode: 1012, ..dumped(7, usual(), CLOSE_WAIT) }];
-    bench.merge_begun(MergeKind::StartUp, started_ns, sockets);
+    bench.merge_begun(started_ns, sockets);
     let connection = bench.open();
     assert_eq!(whose(&connection), Some((12, ProcessSource::Holder)));
     assert_eq!(connection.bytes_out, Some(51), "it came through the listener: our SYN was none");
@@ -107,12 +107,12 @@ fn what_closed_while_the_dump_was_taken_is_not_brought_back() {
         let mut bench = Bench::new();
         bench.run(active_open());
         let started_ns = bench.now_ns + 1;
-        bench.tracker.snapshot_begins();
+        bench.tracker.snapshot_begins(MergeKind::Resync);
         bench.feed(p(ESTABLISHED, CLOSE));
         if grace_over {
             bench.tracker.flush(&mut bench.effects);
         }
-        bench.merge_begun(MergeKind::Resync, started_ns, [dumped(7, usual(), ESTABLISHED)]);
+        bench.merge_begun(started_ns, [dumped(7, usual(), ESTABLISHED)]);
         bench.tracker.flush(&mut bench.effects);
         assert!(bench.tracker.is_empty());
         assert_eq!((bench.ended().gap, bench.repaired()), (false, vec![]));
@@ -123,10 +123,10 @@ fn what_closed_while_the_dump_was_taken_is_not_brought_back() {
 fn a_dump_that_failed_is_forgotten() {
     let mut bench = Bench::new();
     bench.run(active_open());
-    bench.tracker.snapshot_begins();
+    bench.tracker.snapshot_begins(MergeKind::Resync);
     bench.tracker.snapshot_failed();
     bench.feed(p(ESTABLISHED, CLOSE));
-    assert!(bench.tracker.closed_meanwhile.is_none());
+    assert!(bench.tracker.merging.is_none());
 }
 
 #[test]
@@ -185,9 +185,9 @@ fn a_first_dump_ends_nothing() {
 fn what_opened_while_the_dump_was_taken_is_not_ended() {
     let mut bench = Bench::new();
     let started_ns = bench.now_ns + 1;
-    bench.tracker.snapshot_begins();
+    bench.tracker.snapshot_begins(MergeKind::Resync);
     bench.run(active_open());
-    bench.merge_begun(MergeKind::Resync, started_ns, []);
+    bench.merge_begun(started_ns, []);
     assert_eq!((bench.open().gap, bench.repaired()), (false, vec![]));
 }
 
@@ -218,8 +218,8 @@ fn a_resync_finds_what_connected_again_after_a_close_that_was_seen() {
     let mut bench = Bench::new();
     bench.run(chain(active_open(), [p(ESTABLISHED, CLOSE)]));
     let started_ns = bench.now_ns + 1;
-    bench.tracker.snapshot_begins();
-    bench.merge_begun(MergeKind::Resync, started_ns, [dumped(7, usual(), SYN_SENT)]);
+    bench.tracker.snapshot_begins(MergeKind::Resync);
+    bench.merge_begun(started_ns, [dumped(7, usual(), SYN_SENT)]);
     assert_eq!(bench.ended().closing, Some(Closing::ResetSent));
     assert_eq!(bench.repaired(), [(CLOSE, SYN_SENT)]);
     assert_eq!(bench.open().spans.last().map(|span| span.state), Some(SYN_SENT));

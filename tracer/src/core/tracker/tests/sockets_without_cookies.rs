@@ -163,10 +163,10 @@ fn one_that_closed_while_the_dump_was_taken_is_not_brought_back() {
     let mut bench = Bench::new();
     bench.run([p(CLOSE, SYN_SENT).at_address(1), s(SYN_SENT, ESTABLISHED).at_address(1)]);
     let started_ns = bench.now_ns + 1;
-    bench.tracker.snapshot_begins();
+    bench.tracker.snapshot_begins(MergeKind::Resync);
     bench.feed(p(ESTABLISHED, CLOSE).at_address(1));
     bench.ended();
-    bench.merge_begun(MergeKind::Resync, started_ns, [dumped(9, usual(), ESTABLISHED)]);
+    bench.merge_begun(started_ns, [dumped(9, usual(), ESTABLISHED)]);
     assert!(bench.tracker.is_empty());
     assert_eq!(bench.repaired(), []);
 }
