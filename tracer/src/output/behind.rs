@@ -3,7 +3,11 @@
 
 use std::{
     io,
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -12,26 +16,51 @@ use std::{
 pub(crate) struct Behind<J, T> {
     jobs: Option<SyncSender<J>>,
     thread: Option<JoinHandle<io::Result<T>>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The pieces as they come to the thread.
+pub(crate) struct Jobs<J> {
+    received: Receiver<J>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl<J> Iterator for Jobs<J> {
+    type Item = J;
+
+    fn next(&mut self) -> Option<J> {
+        let job = self.received.recv().ok()?;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Some(job)
+    }
 }
 
 impl<J: Send + 'static, T: Send + 'static> Behind<J, T> {
-    /// Starts it; `waiting` pieces may wait.
+    /// Starts it; so many pieces may wait.
     pub(crate) fn start(
         name: &str,
-        waiting: usize,
-        work: impl FnOnce(Receiver<J>) -> io::Result<T> + Send + 'static,
+        may_wait: usize,
+        work: impl FnOnce(Jobs<J>) -> io::Result<T> + Send + 'static,
     ) -> io::Result<Self> {
-        let (jobs, received) = sync_channel(waiting);
+        let (jobs, received) = sync_channel(may_wait);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let received = Jobs { received, waiting: Arc::clone(&waiting) };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || work(received))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), waiting })
     }
 
     /// Hands a piece over. Where the thread has ended for an error, this is the error.
     pub(crate) fn send(&mut self, job: J) -> io::Result<()> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         match self.jobs.as_ref().map(|jobs| jobs.send(job)) {
             Some(Ok(())) => Ok(()),
             _ => self.outcome().and(Err(gone())),
         }
+    }
+
+    /// How many pieces wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Looks whether the thread has ended for an error, where nothing is to be handed over.
@@ -68,16 +97,17 @@ mod tests {
 
     #[test]
     fn everything_is_done_in_order() {
-        let collect = |jobs: Receiver<u32>| Ok(jobs.into_iter().collect::<Vec<_>>());
+        let collect = |jobs: Jobs<u32>| Ok(jobs.collect::<Vec<_>>());
         let mut behind = Behind::start("test", 2, collect).expect("a thread");
         (0..100).for_each(|job| behind.send(job).expect("taken"));
+        assert!(behind.waiting() <= 3, "two, and one that is handed over");
         assert_eq!(behind.finish().expect("the result"), (0..100).collect::<Vec<_>>());
     }
 
     #[test]
     fn an_error_of_the_thread_is_told_once() {
-        let fail = |jobs: Receiver<u32>| -> io::Result<()> {
-            let _ = jobs.recv();
+        let fail = |mut jobs: Jobs<u32>| -> io::Result<()> {
+            let _ = jobs.next();
             Err(io::ErrorKind::BrokenPipe.into())
         };
         let mut behind = Behind::start("test", 1, fail).expect("a thread");

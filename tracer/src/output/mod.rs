@@ -24,7 +24,7 @@ pub mod text;
 
 use std::{
     io::{self, Write},
-    sync::{Arc, mpsc::Receiver},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -33,7 +33,11 @@ use arrow_schema::Schema;
 use serde::Serialize;
 
 pub(crate) use self::table::{bytes, duration};
-use self::{behind::Behind, fields::Fields, text::Text};
+use self::{
+    behind::{Behind, Jobs},
+    fields::Fields,
+    text::Text,
+};
 
 /// What a stream of records is written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,7 +248,7 @@ impl<R: Row, W: Write + Send + 'static> Writer<R, W> {
     }
 }
 
-fn write_pieces<W: Write>(pieces: Receiver<Piece>, mut encoder: Encoder, mut to: W) -> io::Result<W> {
+fn write_pieces<W: Write>(pieces: Jobs<Piece>, mut encoder: Encoder, mut to: W) -> io::Result<W> {
     for piece in pieces {
         to.write_all(&encoder.bytes(piece)?)?;
         to.flush()?;

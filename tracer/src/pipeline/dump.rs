@@ -77,6 +77,7 @@ pub(super) enum Handed {
 
 /// A dump under way.
 pub(super) struct DumpTask {
+    pub(super) kind: MergeKind,
     parts: Receiver<Snapshot>,
     end: JoinHandle<Result<End>>,
 }
@@ -85,7 +86,7 @@ impl DumpTask {
     /// Begins a dump of these namespaces; of all if there are none.
     pub(super) fn begin(kind: MergeKind, netns: Vec<u32>) -> Self {
         let (parts, handed) = Parts::new();
-        Self { parts: handed, end: tokio::task::spawn_blocking(move || dump(kind, &netns, parts)) }
+        Self { kind, parts: handed, end: tokio::task::spawn_blocking(move || dump(kind, &netns, parts)) }
     }
 
     /// The next thing that it hands over; nothing comes after its end.

@@ -83,6 +83,11 @@ pub(super) trait View {
         false
     }
 
+    /// Whether it still has much to do with what it was given: what can wait had better do so.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
     /// Whether what it makes can be about one run only.
     fn wants_one_run(&self) -> bool {
         false

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
-    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until},
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
 use super::{
@@ -240,7 +240,9 @@ impl<'a> Live<'a> {
                     self.drain(&mut kernel).await?;
                 }
                 _ = check_minis.tick() => self.check_minis(),
-                handed = next_of(&mut self.dump) => self.take_dumped(handed, &mut kernel)?,
+                handed = next_of(&mut self.dump), if !self.follow.view.is_behind() => {
+                    self.take_dumped(handed, &mut kernel)?;
+                }
                 () = sleep_until(self.visits.next.unwrap_or_else(Instant::now)), if self.visits.next.is_some() => {
                     self.drain(&mut kernel).await?;
                 }
@@ -276,7 +278,7 @@ impl<'a> Live<'a> {
         if self.sample.as_ref().is_some_and(JoinHandle::is_finished) {
             self.take_sample().await?;
         }
-        let is_waited_for = self.minis.is_some() || self.sample.is_some();
+        let is_waited_for = self.dump.is_some() || self.minis.is_some() || self.sample.is_some();
         self.visits.drained(Instant::now(), taken > 0 || is_waited_for);
         if taken < BATCH {
             // Only a buffer that was empty says that nothing of the time before now is still to come.
@@ -350,8 +352,12 @@ impl<'a> Live<'a> {
     /// The dump under way, if there is one, to its end.
     async fn take_dump(&mut self, kernel: &mut Kernel) -> Result<()> {
         while self.dump.is_some() {
-            let handed = next_of(&mut self.dump).await;
-            self.take_dumped(handed, kernel)?;
+            tokio::select! {
+                handed = next_of(&mut self.dump), if !self.follow.view.is_behind() => {
+                    self.take_dumped(handed, kernel)?;
+                }
+                () = sleep(DRAIN_EVERY) => self.take_all(kernel)?,
+            }
         }
         Ok(())
     }
@@ -380,8 +386,10 @@ impl<'a> Live<'a> {
             }
             self.begin_dump(MergeKind::Anew)?;
         }
+        // Both look through all descriptors of the host: one after the other.
+        let is_starting = self.dump.as_ref().is_some_and(|dump| dump.kind == MergeKind::StartUp);
         let is_due = self.trace.sampling.period().is_some() && Stopwatch::now() >= self.sample_at;
-        if is_due && self.sample.is_none() {
+        if is_due && !is_starting && self.sample.is_none() {
             self.begin_sample();
         }
         Ok(())

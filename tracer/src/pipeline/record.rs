@@ -111,6 +111,10 @@ impl View for RecordView {
         self.left == Some(0)
     }
 
+    fn is_behind(&self) -> bool {
+        self.recorder.as_ref().is_some_and(Recorder::is_behind)
+    }
+
     fn folder(&self) -> Option<&Path> {
         self.rotation.as_ref().map(|(_, rotated)| rotated.folder())
     }

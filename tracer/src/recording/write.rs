@@ -6,7 +6,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::Receiver,
     },
     time::Instant,
 };
@@ -25,7 +24,7 @@ use crate::{
     },
     output::{
         BATCH_AGE, BATCH_ROWS, arrow,
-        behind::Behind,
+        behind::{Behind, Jobs},
         records::{LogRecord, Time},
     },
 };
@@ -93,6 +92,11 @@ impl<W: Write + Send + 'static> Recorder<W> {
     /// How much was written to this file so far.
     pub fn part_bytes(&self) -> u64 {
         self.part_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the disk is slower than what comes.
+    pub fn is_behind(&self) -> bool {
+        self.behind.waiting() > 1
     }
 
     /// Takes a transition, with what `tracer log` shows of it.
@@ -201,7 +205,7 @@ impl<W: Write> Part<W> {
     }
 }
 
-fn write_jobs<W: Write>(jobs: Receiver<Job<W>>) -> io::Result<()> {
+fn write_jobs<W: Write>(jobs: Jobs<Job<W>>) -> io::Result<()> {
     let mut part: Option<Part<W>> = None;
     for job in jobs {
         match job {
