@@ -12,6 +12,7 @@ mod held;
 mod live;
 mod record;
 mod replay;
+mod visits;
 mod watch;
 
 pub use commands::{connections, diagnose, log, record};

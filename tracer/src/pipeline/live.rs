@@ -14,6 +14,7 @@ use super::{
     dump::{DumpTask, End, Handed},
     facts::{Asked, Sampler},
     follow::{Follow, Followed, Naming, View},
+    visits::{DRAIN_EVERY, Visits},
 };
 use crate::{
     config::{Sampling, Trace},
@@ -35,13 +36,6 @@ use crate::{
         sysctl,
     },
 };
-
-/// How often the ring buffer is drained while events come: also the longest that a line is late. Where nothing happens the
-/// kernel wakes us for the first event.
-const DRAIN_EVERY: Duration = Duration::from_millis(50);
-
-/// How long after the last event the host counts as quiet: by then nothing waits any more to be handed out or written.
-const QUIET_AFTER: Duration = Duration::from_secs(2);
 
 /// How often the loss counters are looked at; after a loss the picture is right again one snapshot later.
 const CHECK_LOSS_EVERY: Duration = Duration::from_millis(500);
@@ -144,38 +138,6 @@ struct Live<'a> {
     /// Another dump is needed after the one under way.
     resync_wanted: bool,
     visits: Visits,
-}
-
-/// When the ring buffer is visited.
-#[derive(Debug)]
-struct Visits {
-    /// `None` where the host is quiet.
-    next: Option<Instant>,
-    busy_until: Instant,
-    /// How often the kernel has said since the last visit that there is something.
-    wakes: u32,
-}
-
-impl Visits {
-    fn new(now: Instant) -> Self {
-        Self { next: Some(now), busy_until: now + QUIET_AFTER, wakes: 0 }
-    }
-
-    /// The kernel says that there is something; returns whether that is a reason to go and look at once. While events
-    /// come the first time is not, the second time the buffer fills up.
-    fn wake(&mut self) -> bool {
-        self.wakes += 1;
-        self.next.is_none() || self.wakes > 1
-    }
-
-    /// It was visited just now.
-    fn drained(&mut self, now: Instant, is_busy: bool) {
-        if is_busy {
-            self.busy_until = now + QUIET_AFTER;
-        }
-        self.next = (now < self.busy_until).then(|| now + DRAIN_EVERY);
-        self.wakes = 0;
-    }
 }
 
 impl<'a> Live<'a> {
@@ -493,31 +455,5 @@ impl<'a> Live<'a> {
             self.follow.input(Input::Facts(Box::new(facts)))?;
         }
         self.follow.finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_quiet_host_is_left_alone_until_something_happens() {
-        let began = Instant::now();
-        let mut visits = Visits::new(began);
-        // Busy: regular visits, the first wake-up is one of a trickle, the second says that the buffer fills up.
-        visits.drained(began, true);
-        assert_eq!(visits.next, Some(began + DRAIN_EVERY));
-        assert!(!visits.wake());
-        assert!(visits.wake());
-        // A while after the last event there are no visits more.
-        visits.drained(began + QUIET_AFTER / 2, false);
-        assert!(visits.next.is_some());
-        visits.drained(began + QUIET_AFTER, false);
-        assert_eq!(visits.next, None);
-        // The next event is looked at when it comes, and those after it with the visits again.
-        assert!(visits.wake());
-        visits.drained(began + 2 * QUIET_AFTER, true);
-        assert!(visits.next.is_some());
-        assert!(!visits.wake());
     }
 }
