@@ -47,6 +47,7 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for module in /modules/*.ko; do insmod $module; done
 ip link set lo up
 echo \"{SAYS}Linux $(uname -r)\"
+sed 's/^/format: /' /sys/kernel/tracing/events/sock/inet_sock_set_state/format
 tracer check 2>&1 | sed 's/^/{SAYS}/'
 mount -t tmpfs tmpfs /sys/kernel/btf
 echo '{SAYS}without the kernel types:'
