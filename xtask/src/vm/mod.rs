@@ -1,6 +1,6 @@
-//! `cargo xtask vm`: the kernel tests, as one static program, on the kernels of Debian's releases in QEMU and on this one.
+//! `cargo xtask vm`: the kernel tests, as one program, on the kernels of Debian's releases in QEMU and on this one.
 //!
-//! The guest has that program, `tracer` itself and busybox, and no disk and no network. Nothing is installed but QEMU, if
+//! The guest has that program, `tracer` itself and busybox, no disk and no network. Nothing is installed but QEMU, if
 //! it is missing; kernels come as packages and stay below target/.
 
 mod guest;
@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Those for real time and for arm64, too
     #[arg(long, conflicts_with = "kernel")]
     all: bool,
+    /// Take what `cargo xtask test` builds, not optimised: little to build, longer to run; not for arm64
+    #[arg(long)]
+    quick: bool,
     /// Where Debian's packages come from, in place of where this machine has its own from
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
@@ -97,7 +100,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         [] => Which::all().filter(|which| args.all || which.is_usual()).collect(),
         chosen => chosen.to_vec(),
     };
-    let mut built = Built::default();
+    let mut built = Built { quick: args.quick, programs: Vec::new() };
     let mut all = Vec::new();
     for which in chosen {
         println!("== {}", which.name());
@@ -129,10 +132,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What runs on every kernel: static, so that it needs nothing there.
+/// What runs on every kernel.
 pub(crate) struct Programs {
     tests: PathBuf,
     tracer: PathBuf,
+    /// What they need there; nothing when they are static.
+    libraries: Vec<PathBuf>,
 }
 
 impl Programs {
@@ -141,28 +146,59 @@ impl Programs {
         let args = ["--locked", "--release", "--target", machine.target, "--package", "tracer", "--test", "kernel"];
         let settings = ["--bin", "tracer", "--config=profile.release.lto=false", "--config=profile.release.debug=0"];
         let built = workspace::build_executables_with(&[&args[..], &settings].concat(), &machine.build_settings()?)?;
-        let of = |name: &str| {
-            let found = built.iter().find(|(target, _)| target == name).map(|(_, path)| path.clone());
-            found.with_context(|| format!("cargo built no `{name}`: is it still in the workspace?"))
+        Ok(Self { tests: named("kernel", &built)?, tracer: named("tracer", &built)?, libraries: Vec::new() })
+    }
+
+    /// Those of `cargo xtask test`, without debug information.
+    fn as_tested() -> Result<Self> {
+        let built =
+            workspace::build_executables(&["--locked", "--package", "tracer", "--test", "kernel", "--bin", "tracer"])?;
+        let objcopy = process::find("objcopy").context("objcopy is missing (Debian: apt-get install binutils)")?;
+        let folder = workspace::target_dir()?.join("vm").join("quick");
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let stripped = |name: &str| {
+            let to = folder.join(name);
+            process::succeed(Command::new(&objcopy).arg("--strip-debug").arg(named(name, &built)?).arg(&to))?;
+            anyhow::Ok(to)
         };
-        Ok(Self { tests: of("kernel")?, tracer: of("tracer")? })
+        let (tests, tracer) = (stripped("kernel")?, stripped("tracer")?);
+        let mut libraries = libraries_of(&tests)?;
+        libraries.extend(libraries_of(&tracer)?);
+        libraries.sort();
+        libraries.dedup();
+        Ok(Self { tests, tracer, libraries })
     }
 }
 
+fn named(name: &str, built: &[(String, PathBuf)]) -> Result<PathBuf> {
+    let found = built.iter().find(|(target, _)| target == name).map(|(_, path)| path.clone());
+    found.with_context(|| format!("cargo built no `{name}`: is it still in the workspace?"))
+}
+
+/// What the dynamic loader would load, and the loader itself.
+fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
+    let told = process::output(Command::new("ldd").arg(program))?;
+    Ok(told.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
+}
+
 /// The programs for each kind of computer, built when they are first wanted.
-#[derive(Default)]
-struct Built(Vec<(&'static Machine, Programs)>);
+struct Built {
+    quick: bool,
+    programs: Vec<(&'static Machine, Programs)>,
+}
 
 impl Built {
     fn programs(&mut self, machine: &'static Machine) -> Result<&Programs> {
-        let at = match self.0.iter().position(|(known, _)| *known == machine) {
+        let at = match self.programs.iter().position(|(known, _)| *known == machine) {
             Some(at) => at,
             None => {
-                self.0.push((machine, Programs::build(machine)?));
-                self.0.len() - 1
+                let quick = self.quick && *machine == AMD64;
+                let built = if quick { Programs::as_tested()? } else { Programs::build(machine)? };
+                self.programs.push((machine, built));
+                self.programs.len() - 1
             }
         };
-        Ok(&self.0[at].1)
+        Ok(&self.programs[at].1)
     }
 }
 
