@@ -49,7 +49,7 @@ fn bytes(record: &Record) -> [u8; RECORD_SIZE] {
 
 pub(crate) fn benches(criterion: &mut Criterion) {
     let records: Vec<u8> = (0..COUNT).flat_map(|number| bytes(&record(number))).collect();
-    let known = Known { details: true };
+    let known = Known { details: true, cgroups: true };
     let mut group = criterion.benchmark_group("decoder");
     group.throughput(Throughput::Elements(COUNT));
     group.bench_function("transitions", |bencher| {

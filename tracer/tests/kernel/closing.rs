@@ -164,7 +164,8 @@ fn an_orphan_in_fin_wait2_is_a_mini_socket_at_once() {
             peer.send(ACK, &[]);
             lab.expect_events(ends, "CL>SS P, SS>ES S, ES>F1 P, F1>F2 S, F2>CL S");
             let last: Vec<u64> = lab.lives[0].transitions().map(|transition| transition.mono_ns).collect();
-            assert!(last[4] - last[3] < 1_000_000, "F1→F2 and F2→CL are one step: {last:?}");
+            // Where softirq can be preempted something may come in between, but not a minute.
+            assert!(last[4] - last[3] < 1_000_000_000, "F1→F2 and F2→CL are one step: {last:?}");
             lab.expect_life(&ends, "active: SS ES F1 F2 -> active, fin_wait_2; in 0, out 0; opener");
             // What happens to it now shows nowhere.
             let events = lab.loss().seen;

@@ -19,6 +19,7 @@ mod trace;
 mod aborts;
 mod closing;
 mod filters;
+mod mini_sockets;
 mod mptcp;
 mod no_types;
 mod opening;

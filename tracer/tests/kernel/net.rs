@@ -261,7 +261,7 @@ fn interface_request(interface: &str) -> libc::ifreq {
     // SAFETY: all zeros is an ifreq.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
-        *to = from.cast_signed();
+        *to = from as libc::c_char;
     }
     request
 }

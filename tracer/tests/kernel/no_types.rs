@@ -1,6 +1,9 @@
 //! Without the kernel's types (BTF): the tracepoint's own fields are all there is, and nothing is made up.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+};
 
 use nix::mount::{MsFlags, mount};
 use tracer::{
@@ -22,6 +25,9 @@ use crate::{
 const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 88, 79, 67));
 
 fn hide_types() {
+    if !Path::new("/sys/kernel/btf").exists() {
+        return;
+    }
     let none = None::<&str>;
     mount(Some("tmpfs"), "/sys/kernel/btf", Some("tmpfs"), MsFlags::empty(), none).expect("tmpfs over the types");
 }

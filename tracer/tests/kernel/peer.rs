@@ -78,7 +78,7 @@ impl Wire {
         // SAFETY: all zeros is an ifreq.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(b"wire0") {
-            *to = from.cast_signed();
+            *to = *from as libc::c_char;
         }
         request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
         // SAFETY: TUNSETIFF takes an ifreq.

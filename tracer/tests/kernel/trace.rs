@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{
@@ -69,6 +70,13 @@ impl Trace {
     const PREFIX: &str = "tracer-test-";
 
     pub(crate) fn start(name: &str, buffer_kb: u32, filter: &str) -> Self {
+        let trace = Self::of_nothing(name, buffer_kb);
+        trace.set("events/sock/inet_sock_set_state/filter", filter);
+        trace.set("events/sock/inet_sock_set_state/enable", "1");
+        trace
+    }
+
+    fn of_nothing(name: &str, buffer_kb: u32) -> Self {
         let instances = Path::new("/sys/kernel/tracing/instances");
         remove_abandoned(instances);
         // While one is being removed its name is still taken.
@@ -78,8 +86,6 @@ impl Trace {
         fs::create_dir(&trace.0).expect("an instance of the kernel's tracer");
         trace.set("trace_clock", "mono");
         trace.set("buffer_size_kb", &buffer_kb.to_string());
-        trace.set("events/sock/inet_sock_set_state/filter", filter);
-        trace.set("events/sock/inet_sock_set_state/enable", "1");
         trace
     }
 
@@ -114,6 +120,83 @@ impl Drop for Trace {
         let _ = fs::write(self.0.join("events/enable"), "0");
         let _ = fs::remove_dir(&self.0);
     }
+}
+
+/// Calls of the kernel's own functions (kprobes).
+pub(crate) struct Calls {
+    trace: Trace,
+    group: String,
+    names: Vec<&'static str>,
+}
+
+/// One of them.
+pub(crate) struct Call {
+    pub(crate) mono_ns: u64,
+    pub(crate) name: String,
+    arguments: HashMap<String, i64>,
+}
+
+impl Call {
+    pub(crate) fn argument(&self, name: &str) -> i64 {
+        self.arguments.get(name).copied().unwrap_or_else(|| panic!("{} has no {name}", self.name))
+    }
+
+    /// `task-tid [cpu] flags seconds.µs: name: (function+0x0/0x1) argument=1 …`
+    fn parse(line: &str) -> Option<Self> {
+        let (head, tail) = line.split_once(": (")?;
+        let (head, name) = head.rsplit_once(": ")?;
+        let (seconds, micros) = head.rsplit(' ').next()?.split_once('.')?;
+        let argument = |field: &str| {
+            let (name, value) = field.split_once('=')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        };
+        Some(Self {
+            mono_ns: seconds.parse::<u64>().ok()? * 1_000_000_000 + micros.parse::<u64>().ok()? * 1000,
+            name: name.to_owned(),
+            arguments: tail.split(' ').filter_map(argument).collect(),
+        })
+    }
+}
+
+impl Calls {
+    const PROBES: &str = "/sys/kernel/tracing/kprobe_events";
+
+    /// Of each name the first function that this kernel has, with the arguments that are given; `None` where there are no
+    /// kprobes, or a function is in none of its forms.
+    pub(crate) fn start(wanted: &[(&'static str, &[&str], &str)]) -> Option<Self> {
+        let group = format!("tracer_test_{}", std::process::id());
+        let mut calls = Self { trace: Trace::of_nothing("calls", 1024), group, names: Vec::new() };
+        for (name, functions, arguments) in wanted {
+            functions
+                .iter()
+                .find(|function| append(&format!("p:{}/{name} {function} {arguments}", calls.group)).is_ok())?;
+            calls.names.push(name);
+            calls.trace.set(&format!("events/{}/{name}/enable", calls.group), "1");
+        }
+        Some(calls)
+    }
+
+    /// All so far, in the order of time.
+    pub(crate) fn seen(&self) -> Vec<Call> {
+        self.trace.stop();
+        let text = fs::read_to_string(self.trace.0.join("trace")).expect("the trace");
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| Call::parse(line).unwrap_or_else(|| panic!("not understood: {line}"))).collect()
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = fs::write(self.trace.0.join(format!("events/{}/{name}/enable", self.group)), "0");
+            let _ = append(&format!("-:{}/{name}", self.group));
+        }
+    }
+}
+
+/// Whoever writes without appending takes away the probes of everybody else.
+fn append(line: &str) -> io::Result<()> {
+    OpenOptions::new().append(true).open(Calls::PROBES)?.write_all(line.as_bytes())
 }
 
 /// A test that was killed could not clear up.

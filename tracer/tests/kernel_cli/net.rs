@@ -195,7 +195,7 @@ pub(crate) const LISTEN: u8 = 10;
 pub(crate) fn bring_up_loopback() {
     // SAFETY: all zeros is an ifreq.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    request.ifr_name[..2].copy_from_slice(&b"lo".map(u8::cast_signed));
+    request.ifr_name[..2].copy_from_slice(&b"lo".map(|byte| byte as libc::c_char));
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
     // SAFETY: SIOCSIFFLAGS takes an ifreq.

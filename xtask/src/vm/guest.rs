@@ -1,6 +1,7 @@
 //! What the guest boots into: an initramfs with the programs, the modules, and a script that runs the tests.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, BufWriter, Write},
     path::Path,
@@ -17,14 +18,21 @@ pub(super) const SAYS: &str = "guest: ";
 pub(super) fn write(to: &Path, kernel: &Kernel, busybox: &Path, programs: &Programs, args: &[String]) -> Result<()> {
     let cannot = || format!("cannot write {}", to.display());
     let mut archive = Archive { to: BufWriter::new(File::create(to).with_context(cannot)?), number: 0 };
-    for folder in ["bin", "dev", "proc", "sys", "tmp", "run", "modules"] {
-        archive.add(folder, FOLDER | 0o755, &[]).with_context(cannot)?;
+    let folders = ["bin", "dev", "proc", "sys", "tmp", "run", "modules"].map(Path::new);
+    let libraries = || programs.libraries.iter().map(|path| path.strip_prefix("/").unwrap_or(path));
+    let theirs = libraries().flat_map(|path| path.ancestors().skip(1)).filter(|path| path.parent().is_some());
+    // A folder comes before what is in it.
+    for folder in theirs.chain(folders).collect::<BTreeSet<_>>() {
+        archive.add(&folder.to_string_lossy(), FOLDER | 0o755, &[]).with_context(cannot)?;
     }
     let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     archive.add("bin/busybox", FILE | 0o755, &read(busybox)?).with_context(cannot)?;
     archive.add("bin/sh", LINK | 0o777, b"busybox").with_context(cannot)?;
     archive.add("bin/kernel-tests", FILE | 0o755, &read(&programs.tests)?).with_context(cannot)?;
     archive.add("bin/tracer", FILE | 0o755, &read(&programs.tracer)?).with_context(cannot)?;
+    for (name, path) in libraries().zip(&programs.libraries) {
+        archive.add(&name.to_string_lossy(), FILE | 0o755, &read(path)?).with_context(cannot)?;
+    }
     for (number, module) in kernel.modules.iter().enumerate() {
         archive.add(&format!("modules/{number}.ko"), FILE | 0o644, &read(module)?).with_context(cannot)?;
     }
@@ -47,6 +55,7 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for module in /modules/*.ko; do insmod $module; done
 ip link set lo up
 echo \"{SAYS}Linux $(uname -r)\"
+sed 's/^/format: /' /sys/kernel/tracing/events/sock/inet_sock_set_state/format
 tracer check 2>&1 | sed 's/^/{SAYS}/'
 mount -t tmpfs tmpfs /sys/kernel/btf
 echo '{SAYS}without the kernel types:'

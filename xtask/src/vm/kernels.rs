@@ -8,23 +8,39 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::machine::{AMD64, ARM64, Machine};
 use crate::process;
 
-/// A release and the kernel that it is known for.
+/// A kernel of one of Debian's releases.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Release {
-    pub(super) kernel: &'static str,
+    /// What it is called here.
+    pub(super) name: &'static str,
     suite: &'static str,
+    /// `cloud` is small; `rt` has the patches, later the setting, for real time.
+    flavour: &'static str,
+    pub(super) machine: &'static Machine,
 }
 
-pub(super) const RELEASES: [Release; 3] = [
-    Release { kernel: "5.10", suite: "bullseye" },
-    Release { kernel: "6.1", suite: "bookworm" },
-    Release { kernel: "6.12", suite: "trixie" },
+impl Release {
+    /// The others take long, or a toolchain of their own.
+    pub(super) fn is_usual(&self) -> bool {
+        self.flavour == "cloud" && self.machine == &AMD64
+    }
+}
+
+pub(super) const RELEASES: [Release; 7] = [
+    Release { name: "5.10", suite: "bullseye", flavour: "cloud", machine: &AMD64 },
+    Release { name: "6.1", suite: "bookworm", flavour: "cloud", machine: &AMD64 },
+    Release { name: "6.12", suite: "trixie", flavour: "cloud", machine: &AMD64 },
+    Release { name: "5.10-rt", suite: "bullseye", flavour: "rt", machine: &AMD64 },
+    Release { name: "6.1-rt", suite: "bookworm", flavour: "rt", machine: &AMD64 },
+    Release { name: "6.12-rt", suite: "trixie", flavour: "rt", machine: &AMD64 },
+    Release { name: "6.12-arm64", suite: "trixie", flavour: "cloud", machine: &ARM64 },
 ];
 
 /// Where busybox is taken from.
-const NEWEST: &Release = &RELEASES[2];
+const NEWEST: &str = "trixie";
 
 /// The modules that the tests need where they are not built in, in the order of their loading.
 const MODULES: [&str; 4] = ["tun", "inet_diag", "tcp_diag", "mptcp_diag"];
@@ -38,13 +54,14 @@ pub(super) struct Kernel {
 
 /// The kernel of a release, downloaded if it is not there yet.
 pub(super) fn fetch(release: &Release, folder: &Path, mirror: Option<&str>) -> Result<Kernel> {
-    let root = folder.join(release.kernel);
+    let root = folder.join(release.name);
     if !root.exists() {
-        let apt = Apt::new(release, folder, mirror)?;
+        let apt = Apt::new(release.suite, release.machine, folder, mirror)?;
         // Whatever the newest one is called.
-        let depends = apt.cache(&["depends", "linux-image-cloud-amd64"])?;
+        let newest = format!("linux-image-{}-{}", release.flavour, release.machine.debian);
+        let depends = apt.cache(&["depends", &newest])?;
         let image = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
-        let image = image.with_context(|| format!("Debian {} has no kernel for clouds", release.suite))?;
+        let image = image.with_context(|| format!("Debian {} has no {newest}", release.suite))?;
         apt.unpack(&format!("linux-image-{image}"), &root)?;
     }
     let files = files_below(&root)?;
@@ -68,10 +85,10 @@ pub(super) fn fetch(release: &Release, folder: &Path, mirror: Option<&str>) -> R
 }
 
 /// The static busybox.
-pub(super) fn busybox(folder: &Path, mirror: Option<&str>) -> Result<PathBuf> {
-    let root = folder.join("busybox");
+pub(super) fn busybox(machine: &Machine, folder: &Path, mirror: Option<&str>) -> Result<PathBuf> {
+    let root = folder.join(format!("busybox-{}", machine.debian));
     if !root.exists() {
-        Apt::new(NEWEST, folder, mirror)?.unpack("busybox-static", &root)?;
+        Apt::new(NEWEST, machine, folder, mirror)?.unpack("busybox-static", &root)?;
     }
     let found = files_below(&root)?.into_iter().find(|path| path.ends_with("bin/busybox"));
     found.with_context(|| format!("no busybox in {}", root.display()))
@@ -79,12 +96,13 @@ pub(super) fn busybox(folder: &Path, mirror: Option<&str>) -> Result<PathBuf> {
 
 /// apt with a list of packages of its own: what this machine has installed, and from where, does not matter.
 struct Apt<'a> {
-    release: &'a Release,
+    suite: &'a str,
+    machine: &'a Machine,
     folder: PathBuf,
 }
 
 impl<'a> Apt<'a> {
-    fn new(release: &'a Release, folder: &Path, mirror: Option<&str>) -> Result<Self> {
+    fn new(suite: &'a str, machine: &'a Machine, folder: &Path, mirror: Option<&str>) -> Result<Self> {
         for program in ["apt-get", "dpkg-deb", "xz"] {
             ensure!(process::find(program).is_some(), "{program} is missing, which Debian's kernels are unpacked with");
         }
@@ -93,7 +111,7 @@ impl<'a> Apt<'a> {
         let keys = KEYS.into_iter().find(|path| Path::new(path).exists());
         let keys = keys.context("Debian's keys are missing: apt-get install debian-archive-keyring")?;
         let mirror = mirror.map_or_else(own_mirror, |given| Ok(given.to_owned()))?;
-        let this = Self { release, folder: folder.join("apt").join(release.suite) };
+        let this = Self { suite, machine, folder: folder.join("apt").join(format!("{suite}-{}", machine.debian)) };
         let make = |name: &str| {
             let path = this.folder.join(name);
             fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))
@@ -105,7 +123,7 @@ impl<'a> Apt<'a> {
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
         };
         write("status", "")?;
-        write("sources.list", &format!("deb [signed-by={keys}] {mirror} {} main\n", release.suite))?;
+        write("sources.list", &format!("deb [signed-by={keys}] {mirror} {suite} main\n"))?;
         process::succeed(this.apt("apt-get").arg("update"))?;
         Ok(this)
     }
@@ -126,15 +144,8 @@ impl<'a> Apt<'a> {
             command.arg("-o").arg(format!("{name}={}", path.display()));
         }
         // Nothing but the packages' names and places; as whoever calls, into a folder of theirs.
-        command.args([
-            "-q",
-            "-o",
-            "APT::Architecture=amd64",
-            "-o",
-            "Acquire::Languages=none",
-            "-o",
-            "APT::Sandbox::User=",
-        ]);
+        command.args(["-q", "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=", "-o"]);
+        command.arg(format!("APT::Architecture={}", self.machine.debian));
         command.args(["-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"]);
         command
     }
@@ -149,7 +160,7 @@ impl<'a> Apt<'a> {
         let _ = fs::remove_dir_all(&place);
         fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
         process::succeed(self.apt("apt-get").args(["download", package]).current_dir(&place))
-            .with_context(|| format!("cannot download {package} of Debian {}", self.release.suite))?;
+            .with_context(|| format!("cannot download {package} of Debian {}", self.suite))?;
         let Some(deb) = files_below(&place)?.into_iter().next() else { bail!("apt has downloaded no {package}") };
         let unpacked = place.join("root");
         process::succeed(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(&unpacked))?;

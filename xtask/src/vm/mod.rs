@@ -1,10 +1,11 @@
-//! `cargo xtask vm`: the kernel tests, as one static program, on the kernels of Debian's releases in QEMU and on this one.
+//! `cargo xtask vm`: the kernel tests, as one program, on the kernels of Debian's releases in QEMU and on this one.
 //!
-//! The guest has that program, `tracer` itself and busybox, and no disk and no network. Nothing is installed but QEMU, if
+//! The guest has that program, `tracer` itself and busybox, no disk and no network. Nothing is installed but QEMU, if
 //! it is missing; kernels come as packages and stay below target/.
 
 mod guest;
 mod kernels;
+mod machine;
 mod results;
 
 use std::{
@@ -19,23 +20,28 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use self::{kernels::Release, results::Results};
+use self::{
+    kernels::Release,
+    machine::{AMD64, Machine},
+    results::Results,
+};
 use crate::{process, workspace};
 
 /// Longer than any run takes in software on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
-const QEMU: &str = "qemu-system-x86_64";
-
 /// Run the kernel tests on other kernels, in QEMU, and on the running one
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which ones; all without it
+    /// Which ones; without it those of the releases for this kind of computer, and the running one
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<Which>,
-    /// All of them
+    /// Those for real time and for arm64, too
     #[arg(long, conflicts_with = "kernel")]
     all: bool,
+    /// Take what `cargo xtask test` builds, not optimised: little to build, longer to run; not for arm64
+    #[arg(long)]
+    quick: bool,
     /// Where Debian's packages come from, in place of where this machine has its own from
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
@@ -59,7 +65,21 @@ impl Which {
     fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
-            Self::Debian(release) => release.kernel,
+            Self::Debian(release) => release.name,
+        }
+    }
+
+    fn is_usual(self) -> bool {
+        match self {
+            Self::Running => true,
+            Self::Debian(release) => release.is_usual(),
+        }
+    }
+
+    fn machine(self) -> &'static Machine {
+        match self {
+            Self::Running => &AMD64,
+            Self::Debian(release) => release.machine,
         }
     }
 }
@@ -76,16 +96,20 @@ impl std::str::FromStr for Which {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let chosen: Vec<Which> = if args.kernel.is_empty() { Which::all().collect() } else { args.kernel.clone() };
-    let programs = Programs::build()?;
+    let chosen: Vec<Which> = match &args.kernel[..] {
+        [] => Which::all().filter(|which| args.all || which.is_usual()).collect(),
+        chosen => chosen.to_vec(),
+    };
+    let mut built = Built { quick: args.quick, programs: Vec::new() };
     let mut all = Vec::new();
     for which in chosen {
         println!("== {}", which.name());
+        let programs = built.programs(which.machine());
         let begun = Instant::now();
-        let tested = match which {
-            Which::Running => on_this(&programs, &args.args),
-            Which::Debian(release) => in_qemu(release, &programs, args),
-        };
+        let tested = programs.and_then(|programs| match which {
+            Which::Running => on_this(programs, &args.args),
+            Which::Debian(release) => in_qemu(release, programs, args),
+        });
         match &tested {
             Ok(results) => println!("{results}"),
             Err(error) => println!("{error:#}"),
@@ -97,8 +121,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for (which, tested, took) in &all {
         let (seconds, name) = (took.as_secs(), which.name());
         match tested {
-            Ok(results) => println!("{name:<8} {seconds:>4} s  {}", results.summary()),
-            Err(error) => println!("{name:<8} {seconds:>4} s  {error:#}"),
+            Ok(results) => println!("{name:<10} {seconds:>4} s  {}", results.summary()),
+            Err(error) => println!("{name:<10} {seconds:>4} s  {error:#}"),
         }
         if !tested.as_ref().is_ok_and(Results::is_good) {
             failed.push(name);
@@ -108,25 +132,73 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What runs on every kernel: static, so that it needs nothing there.
+/// What runs on every kernel.
 pub(crate) struct Programs {
     tests: PathBuf,
     tracer: PathBuf,
+    /// What they need there; nothing when they are static.
+    libraries: Vec<PathBuf>,
 }
 
 impl Programs {
-    fn build() -> Result<Self> {
-        let target = "x86_64-unknown-linux-gnu";
+    fn build(machine: &Machine) -> Result<Self> {
         // Optimised, for it runs in software; what makes linking long is of no use here.
-        let args = ["--locked", "--release", "--target", target, "--package", "tracer", "--test", "kernel"];
+        let args = ["--locked", "--release", "--target", machine.target, "--package", "tracer", "--test", "kernel"];
         let settings = ["--bin", "tracer", "--config=profile.release.lto=false", "--config=profile.release.debug=0"];
-        let flags = [("RUSTFLAGS", "-Ctarget-feature=+crt-static".to_owned())];
-        let built = workspace::build_executables_with(&[&args[..], &settings].concat(), &flags)?;
-        let of = |name: &str| {
-            let found = built.iter().find(|(target, _)| target == name).map(|(_, path)| path.clone());
-            found.with_context(|| format!("cargo built no `{name}`: is it still in the workspace?"))
+        let built = workspace::build_executables_with(&[&args[..], &settings].concat(), &machine.build_settings()?)?;
+        Ok(Self { tests: named("kernel", &built)?, tracer: named("tracer", &built)?, libraries: Vec::new() })
+    }
+
+    /// Those of `cargo xtask test`, without debug information.
+    fn as_tested() -> Result<Self> {
+        let built =
+            workspace::build_executables(&["--locked", "--package", "tracer", "--test", "kernel", "--bin", "tracer"])?;
+        let objcopy = process::find("objcopy").context("objcopy is missing (Debian: apt-get install binutils)")?;
+        let folder = workspace::target_dir()?.join("vm").join("quick");
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let stripped = |name: &str| {
+            let to = folder.join(name);
+            process::succeed(Command::new(&objcopy).arg("--strip-debug").arg(named(name, &built)?).arg(&to))?;
+            anyhow::Ok(to)
         };
-        Ok(Self { tests: of("kernel")?, tracer: of("tracer")? })
+        let (tests, tracer) = (stripped("kernel")?, stripped("tracer")?);
+        let mut libraries = libraries_of(&tests)?;
+        libraries.extend(libraries_of(&tracer)?);
+        libraries.sort();
+        libraries.dedup();
+        Ok(Self { tests, tracer, libraries })
+    }
+}
+
+fn named(name: &str, built: &[(String, PathBuf)]) -> Result<PathBuf> {
+    let found = built.iter().find(|(target, _)| target == name).map(|(_, path)| path.clone());
+    found.with_context(|| format!("cargo built no `{name}`: is it still in the workspace?"))
+}
+
+/// What the dynamic loader would load, and the loader itself.
+fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
+    let told = process::output(Command::new("ldd").arg(program))?;
+    Ok(told.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
+}
+
+/// The programs for each kind of computer, built when they are first wanted.
+struct Built {
+    quick: bool,
+    programs: Vec<(&'static Machine, Programs)>,
+}
+
+impl Built {
+    fn programs(&mut self, machine: &'static Machine) -> Result<&Programs> {
+        let at = match self.programs.iter().position(|(known, _)| *known == machine) {
+            Some(at) => at,
+            None => {
+                let quick = self.quick && *machine == AMD64;
+                let built = if quick { Programs::as_tested()? } else { Programs::build(machine)? };
+                self.programs.push((machine, built));
+                self.programs.len() - 1
+            }
+        };
+        Ok(&self.programs[at].1)
     }
 }
 
@@ -154,43 +226,24 @@ fn on_this(programs: &Programs, args: &[String]) -> Result<Results> {
 fn in_qemu(release: &Release, programs: &Programs, args: &Args) -> Result<Results> {
     let folder = workspace::target_dir()?.join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let qemu = qemu()?;
+    let qemu = release.machine.qemu()?;
     let mirror = args.mirror.as_deref();
-    let busybox = kernels::busybox(&folder, mirror)?;
+    let busybox = kernels::busybox(release.machine, &folder, mirror)?;
     let kernel = kernels::fetch(release, &folder, mirror)?;
-    let initramfs = folder.join(format!("{}.cpio", release.kernel));
+    let initramfs = folder.join(format!("{}.cpio", release.name));
     guest::write(&initramfs, &kernel, &busybox, programs, &args.args)?;
-    boot(&qemu, &kernel.image, &initramfs, &folder.join(format!("{}.log", release.kernel)))
-}
-
-/// QEMU, installed if it is missing.
-fn qemu() -> Result<PathBuf> {
-    if process::find(QEMU).is_none() {
-        println!("{QEMU} is missing; it is in Debian's package qemu-system-x86");
-        install()?;
-    }
-    process::find(QEMU).with_context(|| format!("{QEMU} is missing: install it by hand"))
-}
-
-/// Installs QEMU with apt.
-pub(crate) fn install() -> Result<()> {
-    ensure!(process::find("apt-get").is_some(), "there is no apt-get here: install {QEMU} by hand");
-    process::succeed(process::as_root("apt-get")?.arg("update"))?;
-    let mut install = process::as_root("env")?;
-    install.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "--no-install-recommends"]);
-    process::succeed(install.arg("qemu-system-x86").stdin(Stdio::null()))
+    let mut command = Command::new(qemu);
+    command.args(["-accel", "tcg", "-m", "2048", "-smp", "2", "-nographic", "-no-reboot", "-net", "none"]);
+    command.args(release.machine.qemu_args).arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initramfs);
+    let console = release.machine.console;
+    command.arg("-append").arg(format!("console={console} quiet panic=-1 mitigations=off nokaslr"));
+    boot(&mut command, &folder.join(format!("{}.log", release.name)))
 }
 
 /// Boots the guest and reads its console to the end. All of it goes to `log`.
-fn boot(qemu: &Path, kernel: &Path, initramfs: &Path, log: &Path) -> Result<Results> {
-    let mut command = Command::new(qemu);
-    command.args(["-accel", "tcg", "-m", "2048", "-smp", "2", "-nographic", "-no-reboot", "-net", "none"]);
-    // Without cmpxchg16b: QEMU 7.2 gets its flags wrong, and the allocator of Linux 6.12 does not survive that.
-    command.args(["-cpu", "qemu64,-cx16"]);
-    command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
-    command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr"]);
+fn boot(command: &mut Command, log: &Path) -> Result<Results> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut guest = command.spawn().with_context(|| format!("cannot start {}", process::shown(&command)))?;
+    let mut guest = command.spawn().with_context(|| format!("cannot start {}", process::shown(command)))?;
     let console = BufReader::new(guest.stdout.take().context("the guest's console")?);
     let (sender, lines) = channel();
     thread::spawn(move || {
@@ -226,6 +279,6 @@ fn boot(qemu: &Path, kernel: &Path, initramfs: &Path, log: &Path) -> Result<Resu
         }
     }
     let status = guest.wait().context("cannot wait for QEMU")?;
-    ensure!(status.success(), "{status} from {}", process::shown(&command));
+    ensure!(status.success(), "{status} from {}", process::shown(command));
     Results::of(&said).with_context(|| format!("the guest's console is in {}", log.display()))
 }

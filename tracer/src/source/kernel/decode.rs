@@ -20,11 +20,17 @@ const AF_INET6: u16 = 10;
 pub struct Known {
     /// Struct members could be resolved, so [`Details`] are there.
     pub details: bool,
+    /// Each socket's cgroup is told; otherwise 0 stands for one that is not known.
+    pub cgroups: bool,
 }
 
 impl From<&Layout> for Known {
     fn from(layout: &Layout) -> Self {
-        Self { details: layout.lock_owned != ABSENT && layout.sk_flags != ABSENT && layout.err != ABSENT }
+        let has = |members: &[u32]| !members.contains(&ABSENT);
+        Self {
+            details: has(&[layout.lock_owned, layout.sk_flags, layout.err]),
+            cgroups: has(&[layout.cgroup, layout.cgroup_kn, layout.kn_id]),
+        }
     }
 }
 
@@ -100,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    const KNOWN: Known = Known { details: true };
+    const KNOWN: Known = Known { details: true, cgroups: true };
 
     fn zeros() -> Vec<u8> {
         vec![0; RECORD_SIZE]
@@ -117,7 +123,7 @@ mod tests {
 
     #[test]
     fn without_types_nothing_is_claimed() {
-        let Some(Event::Transition(transition)) = decode(&zeros(), Known { details: false }) else {
+        let Some(Event::Transition(transition)) = decode(&zeros(), Known { details: false, cgroups: false }) else {
             panic!("a transition")
         };
         assert_eq!(transition.details, None);

@@ -172,8 +172,9 @@ mod tests {
     const RECORDED: &str = include_str!("formats/recorded-6.18");
     /// The same as the definition before 5.6 lays it out: `protocol` has one byte, and what follows is not aligned.
     const ONE_BYTE_PROTOCOL: &str = include_str!("formats/before-5.6");
-    /// The same as RT kernels and RHEL 9.3 lay it out: `common_preempt_lazy_count` comes before all.
-    const LAZY_PREEMPTION: &str = include_str!("formats/lazy-preemption");
+    /// With the patches for real time, which put `common_preempt_lazy_count` before all, as RHEL 9.3 does; those of Debian's
+    /// 5.10 also `common_migrate_disable`. By 6.12 both are gone.
+    const REAL_TIME: [&str; 2] = [include_str!("formats/recorded-5.10-rt"), include_str!("formats/recorded-6.1-rt")];
 
     fn resolved(format: &str) -> Layout {
         let mut layout = Layout::UNKNOWN;
@@ -213,10 +214,12 @@ mod tests {
     }
 
     #[test]
-    fn lazy_preemption_shifts_all_of_it() {
-        let layout = resolved(LAZY_PREEMPTION);
-        assert_eq!(offsets(&layout), [16, 24, 28, 32, 34, 36, 38, 40, 44, 48, 64]);
-        assert_eq!(layout.tp_protocol_size, 2);
+    fn real_time_shifts_all_of_it() {
+        for format in REAL_TIME {
+            let layout = resolved(format);
+            assert_eq!(offsets(&layout), [16, 24, 28, 32, 34, 36, 38, 40, 44, 48, 64]);
+            assert_eq!(layout.tp_protocol_size, 2);
+        }
     }
 
     #[test]

@@ -138,7 +138,7 @@ fn over(ip: IpAddr, own: &Own, ring: &mut Ring, known: Known) -> Verdict {
         if let Err(error) = drained {
             return Verdict::Impossible(error.into());
         }
-        verdict = made.compare(own, &transitions);
+        verdict = made.compare(own, known, &transitions);
         if matches!(verdict, Verdict::Right { .. }) {
             break;
         }
@@ -170,14 +170,26 @@ impl Own {
 struct Socket {
     cookie: u64,
     inode: u64,
+    /// `None` where the kernel's list does not tell it.
+    cgroup: Option<u64>,
 }
 
 impl Socket {
     fn of(descriptor: &OwnedFd) -> Result<Self> {
         let cookie = sockopt::socket_cookie(descriptor).context("cannot ask for a socket's cookie")?;
         let inode = rustix::fs::fstat(descriptor).context("cannot ask for a socket's inode")?.st_ino;
-        Ok(Self { cookie, inode })
+        Ok(Self { cookie, inode, cgroup: None })
     }
+}
+
+/// Asks the kernel's list for the cgroups of sockets: by it no tree has to be mounted, and no path to be in sight.
+fn tell_cgroups(mut sockets: [&mut Socket; 2]) -> Result<()> {
+    sock_diag::visit(&[Namespace::own()?], sock_diag::Wanted::WITH_FILE, &mut |listed| {
+        for socket in sockets.iter_mut().filter(|socket| socket.cookie == listed.cookie) {
+            socket.cgroup = Some(listed.cgroup).filter(|cgroup| *cgroup != 0);
+        }
+    })?;
+    Ok(())
 }
 
 /// A connection that was made and ended, and what its sockets said of themselves.
@@ -205,11 +217,13 @@ impl Made {
         Socket::of(&listener)?;
         let client = bound(ip).context("cannot bind to the loopback address")?;
         let client_end = address(&client)?;
-        let client_socket = Socket::of(&client)?;
+        let mut client_socket = Socket::of(&client)?;
         connect(&client, &server_end).context("cannot connect over loopback")?;
         let server = accept_with(&listener, SocketFlags::CLOEXEC).context("cannot accept over loopback")?;
         sockopt::set_socket_timeout(&server, sockopt::Timeout::Recv, Some(PATIENCE))?;
-        let server_socket = Socket::of(&server)?;
+        let mut server_socket = Socket::of(&server)?;
+        // A kernel without the list has no second opinion.
+        let _ = tell_cgroups([&mut client_socket, &mut server_socket]);
         // Each side has its bytes acknowledged when the other's are there.
         pass(&client, &server, ASKED)?;
         pass(&server, &client, ANSWERED)?;
@@ -233,9 +247,10 @@ impl Made {
     }
 
     /// The client's transitions and the server's; the listener shows nothing that these do not.
-    fn compare(&self, own: &Own, transitions: &[Transition]) -> Verdict {
-        let client = Expected { own, made: self, socket: self.client, local: self.client_end, remote: self.server_end };
-        let server = Expected { own, made: self, socket: self.server, local: self.server_end, remote: self.client_end };
+    fn compare(&self, own: &Own, known: Known, transitions: &[Transition]) -> Verdict {
+        let end = |socket, local, remote| Expected { own, known, made: self, socket, local, remote };
+        let client = end(self.client, self.client_end, self.server_end);
+        let server = end(self.server, self.server_end, self.client_end);
         let mut fields = 0;
         for (end, steps) in [(client, CLIENT), (server, SERVER)] {
             match closest(transitions, &end, steps) {
@@ -302,6 +317,7 @@ const SERVER: &[Step] = &[
 /// What is known of one end.
 struct Expected<'a> {
     own: &'a Own,
+    known: Known,
     made: &'a Made,
     socket: Socket,
     local: SocketAddr,
@@ -409,6 +425,10 @@ impl Expected<'_> {
         let may_be = |known: u64| if early { [0, known] } else { [known, known] };
         compared.one_of(at, "the inode", details.inode, &may_be(self.socket.inode));
         compared.one_of(at, "the cookie", transition.socket.cookie, &may_be(self.socket.cookie));
+        if let Some(cgroup) = self.socket.cgroup {
+            let or_unknown = if self.known.cgroups { cgroup } else { 0 };
+            compared.one_of(at, "the cgroup", details.cgroup, &[cgroup, or_unknown]);
+        }
         let error = if is_client && transition.new == State::CLOSE { Errno::ECONNRESET } else { Errno::NONE };
         compared.field(at, "the error", details.error.0, error.0);
         let closes = !is_client && transition.new == State::CLOSE;
