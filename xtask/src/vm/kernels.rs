@@ -20,24 +20,30 @@ pub(crate) struct Release {
     /// `cloud` is small; `rt` has the patches, later the setting, for real time.
     flavour: &'static str,
     pub(super) machine: &'static Machine,
+    pub(super) asked: Asked,
 }
 
-impl Release {
-    /// The others take long, or a toolchain of their own.
-    pub(super) fn is_usual(&self) -> bool {
-        self.flavour == "cloud" && self.machine == &AMD64
-    }
+/// What is asked for when it is tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Asked {
+    /// Nothing.
+    Usual,
+    /// It takes long, or a toolchain of its own.
+    All,
 }
 
-pub(super) const RELEASES: [Release; 7] = [
-    Release { name: "5.10", suite: "bullseye", flavour: "cloud", machine: &AMD64 },
-    Release { name: "6.1", suite: "bookworm", flavour: "cloud", machine: &AMD64 },
-    Release { name: "6.12", suite: "trixie", flavour: "cloud", machine: &AMD64 },
-    Release { name: "5.10-rt", suite: "bullseye", flavour: "rt", machine: &AMD64 },
-    Release { name: "6.1-rt", suite: "bookworm", flavour: "rt", machine: &AMD64 },
-    Release { name: "6.12-rt", suite: "trixie", flavour: "rt", machine: &AMD64 },
-    Release { name: "6.12-arm64", suite: "trixie", flavour: "cloud", machine: &ARM64 },
-];
+pub(super) const RELEASES: [Release; 7] = {
+    use Asked::{All, Usual};
+    [
+        Release { name: "5.10", suite: "bullseye", flavour: "cloud", machine: &AMD64, asked: Usual },
+        Release { name: "6.1", suite: "bookworm", flavour: "cloud", machine: &AMD64, asked: Usual },
+        Release { name: "6.12", suite: "trixie", flavour: "cloud", machine: &AMD64, asked: Usual },
+        Release { name: "5.10-rt", suite: "bullseye", flavour: "rt", machine: &AMD64, asked: All },
+        Release { name: "6.1-rt", suite: "bookworm", flavour: "rt", machine: &AMD64, asked: All },
+        Release { name: "6.12-rt", suite: "trixie", flavour: "rt", machine: &AMD64, asked: All },
+        Release { name: "6.12-arm64", suite: "trixie", flavour: "cloud", machine: &ARM64, asked: All },
+    ]
+};
 
 /// Where busybox is taken from.
 const NEWEST: &str = "trixie";
