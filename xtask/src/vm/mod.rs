@@ -6,29 +6,26 @@
 mod guest;
 mod kernels;
 mod machine;
+mod programs;
+mod qemu;
 mod results;
 
 use std::{
-    fs::{self, File},
-    io::{BufRead, BufReader, Write as _},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::mpsc::{RecvTimeoutError, channel},
-    thread,
+    io::{BufRead as _, BufReader},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use self::{
     kernels::{Asked, Release},
-    machine::{AMD64, Machine},
+    machine::AMD64,
+    programs::{Built, Programs},
+    qemu::Guest,
     results::Results,
 };
-use crate::{process, workspace};
-
-/// Longer than any run takes in software on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
+use crate::process;
 
 /// Run the kernel tests on other kernels, in QEMU, and on the running one
 #[derive(clap::Args)]
@@ -75,13 +72,6 @@ impl Which {
             Self::Debian(release) => release.asked,
         }
     }
-
-    fn machine(self) -> &'static Machine {
-        match self {
-            Self::Running => &AMD64,
-            Self::Debian(release) => release.machine,
-        }
-    }
 }
 
 impl std::str::FromStr for Which {
@@ -101,106 +91,56 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         [] => Which::all().filter(|which| which.asked() <= asked).collect(),
         chosen => chosen.to_vec(),
     };
-    let mut built = Built { quick: args.quick, programs: Vec::new() };
-    let mut all = Vec::new();
-    for which in chosen {
-        println!("== {}", which.name());
-        let programs = built.programs(which.machine());
+    let mut built = Built::new(args.quick);
+    let (mut guests, mut all) = (Vec::new(), Vec::new());
+    for which in &chosen {
+        let Which::Debian(release) = which else { continue };
+        println!("== {}: its kernel and its programs", release.name);
+        match built.programs(release.machine).and_then(|programs| Guest::new(release, programs, args)) {
+            Ok(guest) => guests.push(guest),
+            Err(error) => all.push(Tested { which: *which, results: Err(error), took: Duration::ZERO }),
+        }
+    }
+    all.extend(qemu::boot_all(guests));
+    if chosen.contains(&Which::Running) {
+        // Alone, as wherever the tests run.
         let begun = Instant::now();
-        let tested = programs.and_then(|programs| match which {
-            Which::Running => on_this(programs, &args.args),
-            Which::Debian(release) => in_qemu(release, programs, args),
-        });
-        match &tested {
+        let results = built.programs(&AMD64).and_then(|programs| on_this(programs, &args.args));
+        all.push(Tested { which: Which::Running, results, took: begun.elapsed() });
+    }
+    all.sort_by_key(|tested| Which::all().position(|which| which == tested.which));
+    tell(&all)
+}
+
+/// What came of a kernel.
+struct Tested {
+    which: Which,
+    results: Result<Results>,
+    took: Duration,
+}
+
+fn tell(all: &[Tested]) -> Result<()> {
+    for Tested { which, results, .. } in all {
+        println!("== {}", which.name());
+        match results {
             Ok(results) => println!("{results}"),
             Err(error) => println!("{error:#}"),
         }
-        all.push((which, tested, begun.elapsed()));
     }
     println!("== all");
     let mut failed = Vec::new();
-    for (which, tested, took) in &all {
+    for Tested { which, results, took } in all {
         let (seconds, name) = (took.as_secs(), which.name());
-        match tested {
+        match results {
             Ok(results) => println!("{name:<10} {seconds:>4} s  {}", results.summary()),
             Err(error) => println!("{name:<10} {seconds:>4} s  {error:#}"),
         }
-        if !tested.as_ref().is_ok_and(Results::is_good) {
+        if !results.as_ref().is_ok_and(Results::is_good) {
             failed.push(name);
         }
     }
     ensure!(failed.is_empty(), "failed on {}", failed.join(", "));
     Ok(())
-}
-
-/// What runs on every kernel.
-pub(crate) struct Programs {
-    tests: PathBuf,
-    tracer: PathBuf,
-    /// What they need there; nothing when they are static.
-    libraries: Vec<PathBuf>,
-}
-
-impl Programs {
-    fn build(machine: &Machine) -> Result<Self> {
-        // Optimised, for it runs in software; what makes linking long is of no use here.
-        let args = ["--locked", "--release", "--target", machine.target, "--package", "tracer", "--test", "kernel"];
-        let settings = ["--bin", "tracer", "--config=profile.release.lto=false", "--config=profile.release.debug=0"];
-        let built = workspace::build_executables_with(&[&args[..], &settings].concat(), &machine.build_settings()?)?;
-        Ok(Self { tests: named("kernel", &built)?, tracer: named("tracer", &built)?, libraries: Vec::new() })
-    }
-
-    /// Those of `cargo xtask test`, without debug information.
-    fn as_tested() -> Result<Self> {
-        let built =
-            workspace::build_executables(&["--locked", "--package", "tracer", "--test", "kernel", "--bin", "tracer"])?;
-        let objcopy = process::find("objcopy").context("objcopy is missing (Debian: apt-get install binutils)")?;
-        let folder = workspace::target_dir()?.join("vm").join("quick");
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let stripped = |name: &str| {
-            let to = folder.join(name);
-            process::succeed(Command::new(&objcopy).arg("--strip-debug").arg(named(name, &built)?).arg(&to))?;
-            anyhow::Ok(to)
-        };
-        let (tests, tracer) = (stripped("kernel")?, stripped("tracer")?);
-        let mut libraries = libraries_of(&tests)?;
-        libraries.extend(libraries_of(&tracer)?);
-        libraries.sort();
-        libraries.dedup();
-        Ok(Self { tests, tracer, libraries })
-    }
-}
-
-fn named(name: &str, built: &[(String, PathBuf)]) -> Result<PathBuf> {
-    let found = built.iter().find(|(target, _)| target == name).map(|(_, path)| path.clone());
-    found.with_context(|| format!("cargo built no `{name}`: is it still in the workspace?"))
-}
-
-/// What the dynamic loader would load, and the loader itself.
-fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
-    let told = process::output(Command::new("ldd").arg(program))?;
-    Ok(told.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
-}
-
-/// The programs for each kind of computer, built when they are first wanted.
-struct Built {
-    quick: bool,
-    programs: Vec<(&'static Machine, Programs)>,
-}
-
-impl Built {
-    fn programs(&mut self, machine: &'static Machine) -> Result<&Programs> {
-        let at = match self.programs.iter().position(|(known, _)| *known == machine) {
-            Some(at) => at,
-            None => {
-                let quick = self.quick && *machine == AMD64;
-                let built = if quick { Programs::as_tested()? } else { Programs::build(machine)? };
-                self.programs.push((machine, built));
-                self.programs.len() - 1
-            }
-        };
-        Ok(&self.programs[at].1)
-    }
 }
 
 /// What the test program is told, besides what the caller wants: to show what it printed on success, too.
@@ -222,66 +162,4 @@ fn on_this(programs: &Programs, args: &[String]) -> Result<Results> {
     }
     tests.wait().context("cannot wait for the tests")?;
     Results::of(&lines)
-}
-
-fn in_qemu(release: &Release, programs: &Programs, args: &Args) -> Result<Results> {
-    let folder = workspace::target_dir()?.join("vm");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let qemu = release.machine.qemu()?;
-    let mirror = args.mirror.as_deref();
-    let busybox = kernels::busybox(release.machine, &folder, mirror)?;
-    let kernel = kernels::fetch(release, &folder, mirror)?;
-    let initramfs = folder.join(format!("{}.cpio", release.name));
-    guest::write(&initramfs, &kernel, &busybox, programs, &args.args)?;
-    let mut command = Command::new(qemu);
-    // With a thread for each processor one may run into a breakpoint for ever that the kernel has taken away (QEMU 7.2).
-    command.args(["-accel", "tcg,thread=single"]);
-    command.args(["-m", "2048", "-smp", "2", "-nographic", "-no-reboot", "-net", "none"]);
-    command.args(release.machine.qemu_args).arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initramfs);
-    let console = release.machine.console;
-    command.arg("-append").arg(format!("console={console} quiet panic=-1 mitigations=off nokaslr"));
-    boot(&mut command, &folder.join(format!("{}.log", release.name)))
-}
-
-/// Boots the guest and reads its console to the end. All of it goes to `log`.
-fn boot(command: &mut Command, log: &Path) -> Result<Results> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut guest = command.spawn().with_context(|| format!("cannot start {}", process::shown(command)))?;
-    let console = BufReader::new(guest.stdout.take().context("the guest's console")?);
-    let (sender, lines) = channel();
-    thread::spawn(move || {
-        // Boot messages need not be text.
-        for line in console.split(b'\n').map_while(Result::ok) {
-            let _ = sender.send(String::from_utf8_lossy(&line).trim_end().to_owned());
-        }
-    });
-    let mut whole = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-    let deadline = Instant::now() + PATIENCE;
-    let mut said = Vec::new();
-    loop {
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(line) => {
-                writeln!(whole, "{line}").with_context(|| format!("cannot write {}", log.display()))?;
-                if let Some(line) = line.strip_prefix(guest::SAYS) {
-                    println!("{line}");
-                } else if results::is_worth_showing(&line) {
-                    println!("{line}");
-                }
-                said.push(line);
-            }
-            Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {
-                let _ = guest.kill();
-                let _ = guest.wait();
-                bail!(
-                    "the guest did not end within {} minutes; its console is in {}",
-                    PATIENCE.as_secs() / 60,
-                    log.display()
-                );
-            }
-        }
-    }
-    let status = guest.wait().context("cannot wait for QEMU")?;
-    ensure!(status.success(), "{status} from {}", process::shown(command));
-    Results::of(&said).with_context(|| format!("the guest's console is in {}", log.display()))
 }
