@@ -1,5 +1,15 @@
 //! How connections end in order: FINs.
 
+use std::io::Read as _;
+
+use tracer::{
+    core::{snapshot::Socket, state::State},
+    source::{
+        netns::Namespace,
+        sock_diag::{self, Wanted},
+    },
+};
+
 use crate::{
     child::Child,
     lab::{BOTH, BTF, run},
@@ -37,6 +47,42 @@ fn active_and_passive_close() {
             );
             lab.expect_events(lab.ends(&listener), "CL>LI P");
         }
+    });
+}
+
+/// Who reads what came last is not told of the end behind it, and nothing is left in the queue that could tell.
+#[test]
+fn a_read_of_the_last_data_takes_the_fin_along() {
+    run(BTF, |lab| {
+        let net::Pair { listener, client, mut server } = net::pair(Family::V4);
+        let (client_ends, ends) = (lab.ends(&client), lab.ends(&server));
+        net::write(&client, 5);
+        drop(client);
+        lab.settle("CLOSE_WAIT", |lab| lab.open().iter().any(|life| life.ends_with("CW")));
+        let queue = || {
+            let own = Namespace::own().expect("a namespace");
+            let snapshot = sock_diag::dump(&[own], Wanted::WITH_FILE).expect("a dump");
+            let is_it =
+                |socket: &&Socket| socket.state == State::CLOSE_WAIT && socket.tuple.local.port == ends.local.port();
+            snapshot.sockets.iter().find(is_it).expect("the server's socket").receive_queue
+        };
+        assert_eq!(queue(), 6, "the FIN counts as one");
+        assert_eq!(server.read(&mut [0; 100]).expect("the data"), 5);
+        assert_eq!(queue(), 0);
+        assert_eq!(server.read(&mut [0; 100]).expect("the end"), 0);
+        assert_eq!(queue(), 0);
+        lab.expect(
+            client_ends,
+            "CL>SS P, SS>ES B, ES>F1 P, F1>F2 B, F2>CL B",
+            "active: SS ES F1 F2 -> active, fin_wait_2; in 0, out 5; opener",
+        );
+        drop(server);
+        lab.expect(
+            ends,
+            "LI>SR S, SR>ES S, ES>CW S, CW>LA P, LA>CL B",
+            "passive: SR ES CW LA -> passive, none; in 5, out 0; closer",
+        );
+        lab.expect_events(lab.ends(&listener), "CL>LI P");
     });
 }
 
@@ -309,7 +355,7 @@ fn passive_close_step_by_step() {
             let close_wait = lab.life(&ends, 3).transitions().last().copied().expect("a transition");
             // The leak that the tool is about: the inode is known even though nobody acts.
             assert_eq!(close_wait.details.map(|details| details.inode), Some(inode));
-            assert_eq!(lab.tracker.open_in(tracer::core::state::State::CLOSE_WAIT, 0).count(), 1);
+            assert_eq!(lab.tracker.open_in(State::CLOSE_WAIT, 0).count(), 1);
             net::read(&socket, 5);
             net::write(&socket, 7);
             peer.take(PSH);

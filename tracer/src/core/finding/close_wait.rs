@@ -205,7 +205,15 @@ fn evidence(cause: Cause, stuck: &[Stuck<'_>], usage: Option<DescriptorUsage>, f
             format!("{} wait in the receive queues", counted(bytes, "byte"))
         }
         Cause::FinUnread => "the receive queues hold the FIN alone: read() would return 0".to_owned(),
-        Cause::EofReadNotClosed => "the receive queues are empty, the FIN was read".to_owned(),
+        Cause::EofReadNotClosed => match stuck.iter().filter(|one| closed_with_data(one)).count() {
+            0 => "the receive queues are empty, the FIN was read".to_owned(),
+            count if count == stuck.len() => {
+                "the receive queues are empty, the FIN was read: maybe by the read() that returned the last data".to_owned()
+            }
+            count => format!(
+                "the receive queues are empty, the FIN was read: of {count} maybe by the read() that returned the last data"
+            ),
+        },
     });
     lines.extend(bounds(&stuck[0]));
     lines.extend(usage.map(DescriptorUsage::in_words));
@@ -218,6 +226,15 @@ fn evidence(cause: Cause, stuck: &[Stuck<'_>], usage: Option<DescriptorUsage>, f
         ));
     }
     lines
+}
+
+/// Whether the FIN came right behind data: who reads that with room to spare is given both at once, and is not told of an
+/// end (`tcp_recvmsg_locked()`, net/ipv4/tcp.c).
+fn closed_with_data(stuck: &Stuck<'_>) -> bool {
+    // The FIN counts as one byte.
+    let has_data = stuck.socket.info.is_some_and(|info| info.bytes_received > 1);
+    let latest_ns = stuck.age_ns.saturating_add(EXACT_ENOUGH_NS);
+    has_data && stuck.socket.at_most_in_close_wait_ns().is_some_and(|at_most_ns| at_most_ns <= latest_ns)
 }
 
 /// The age of one whose beginning was not seen: the peer's FIN came between its last data and its last ACK.

@@ -89,6 +89,27 @@ fn the_queue_and_the_inode_tell_the_cause() {
 }
 
 #[test]
+fn what_is_read_with_the_last_data_may_be_an_end_that_nobody_has_seen() {
+    let told = |infos: &[(u64, u32)]| {
+        let of = |(cookie, (bytes_received, last_data_recv_ms)): (u64, (u64, u32))| {
+            let known = stuck(cookie);
+            Socket {
+                info: Some(TcpInfo { bytes_received, last_data_recv_ms, ..known.info.expect("its info") }),
+                ..known
+            }
+        };
+        let sockets = (1..).zip(infos.iter().copied()).map(of).collect();
+        found(&facts(sockets))[0].evidence[0].clone()
+    };
+    const FIN: u64 = 1;
+    let read = "the receive queues are empty, the FIN was read";
+    assert_eq!(told(&[(5 + FIN, 500_000), (FIN, 120_000)]), read);
+    let maybe = "maybe by the read() that returned the last data";
+    assert_eq!(told(&[(5 + FIN, 120_040)]), format!("{read}: {maybe}"));
+    assert_eq!(told(&[(5 + FIN, 120_040), (5 + FIN, 500_000)]), format!("{read}: of 1 {maybe}"));
+}
+
+#[test]
 fn a_half_closed_connection_that_still_sends_is_no_leak() {
     let mut sending = stuck(1);
     sending.info = Some(TcpInfo { last_ack_recv_ms: 120_000, last_data_sent_ms: 5, ..TcpInfo::default() });
