@@ -21,7 +21,7 @@ use crate::core::{
     transition::{Comm, Errno, Origin},
 };
 
-/// A record that is stored in columns; made by [`columnar!`].
+/// A record that is stored in columns; made by `columnar!`.
 pub trait Columnar: Sized {
     /// Its fields, gathered column by column.
     type Columns: Default + Send;
@@ -54,7 +54,7 @@ pub trait Columnar: Sized {
     }
 }
 
-/// A record that is written as text too; made by [`record!`].
+/// A record that is written as text too; made by `record!`.
 pub trait Fields: Columnar {
     /// Writes a JSON object.
     fn json(&self, to: &mut Text);

@@ -1,5 +1,5 @@
 //! How things are written. Everything here is a function from values to bytes into some `impl Write`; opening files is
-//! [`file`]'s business alone.
+//! [`mod@file`]'s business alone.
 //!
 //! - `records`: the records; `fields`: what follows from the list of a record's fields
 //! - `table`, `jsonl`, `csv`: formats that are lines; `text`: the line under way
