@@ -32,13 +32,12 @@ pub(super) enum Asked {
     All,
 }
 
-pub(super) const RELEASES: [Release; 7] = {
+pub(super) const RELEASES: [Release; 6] = {
     use Asked::{All, Usual};
     [
         Release { name: "5.10", suite: "bullseye", flavour: "cloud", machine: &AMD64, asked: Usual },
         Release { name: "6.1", suite: "bookworm", flavour: "cloud", machine: &AMD64, asked: Usual },
         Release { name: "6.12", suite: "trixie", flavour: "cloud", machine: &AMD64, asked: Usual },
-        Release { name: "5.10-rt", suite: "bullseye", flavour: "rt", machine: &AMD64, asked: All },
         Release { name: "6.1-rt", suite: "bookworm", flavour: "rt", machine: &AMD64, asked: All },
         Release { name: "6.12-rt", suite: "trixie", flavour: "rt", machine: &AMD64, asked: All },
         Release { name: "6.12-arm64", suite: "trixie", flavour: "cloud", machine: &ARM64, asked: All },

@@ -85,6 +85,13 @@ impl KernelTypes {
         self.has("bpf_get_socket_ptr_cookie")
     }
 
+    /// Whether the lock of the BPF ring buffer is one that may sleep, as spinlocks do in kernels for real time. Programs at
+    /// tracepoints must not: the kernel's bookkeeping goes wrong, and it stops. Mended in 6.12 and in later versions of
+    /// older series (8b62645b09f8, "bpf: Use raw_spinlock_t in ringbuf").
+    pub(super) fn ring_lock_sleeps(&self) -> bool {
+        self.offset("bpf_ringbuf.spinlock.lock.waiters").is_some()
+    }
+
     /// Fills in every member that this kernel has; those that it has not.
     pub(super) fn resolve(&self, layout: &mut Layout) -> Vec<&'static str> {
         let mut missing = Vec::new();
@@ -211,6 +218,35 @@ mod tests {
         let layout = resolved(ONE_BYTE_PROTOCOL);
         assert_eq!(offsets(&layout), [8, 16, 20, 24, 26, 28, 30, 31, 35, 39, 55]);
         assert_eq!(layout.tp_protocol_size, 1);
+    }
+
+    /// Types of which each has one member, of the one before it; the first one's is a number.
+    fn types(structs: &[(&str, &str)]) -> KernelTypes {
+        const INT: u32 = 1 << 24;
+        const STRUCT_OF_ONE: u32 = 4 << 24 | 1;
+        let mut names = vec![0];
+        let mut name = |text: &str| {
+            let at = names.len() as u32;
+            names.extend(text.bytes().chain([0]));
+            at
+        };
+        let mut words = vec![name("int"), INT, 4, 32];
+        for (of, (own, member)) in (1..).zip(structs) {
+            words.extend([name(own), STRUCT_OF_ONE, 4, name(member), of, 0]);
+        }
+        let length = 4 * words.len() as u32;
+        let header = [0x0001_eb9f, 24, 0, length, length, names.len() as u32];
+        let bytes: Vec<u8> = header.into_iter().chain(words).flat_map(u32::to_le_bytes).chain(names).collect();
+        KernelTypes(Btf::from_bytes(&bytes).expect("types"))
+    }
+
+    #[test]
+    fn a_ring_buffer_whose_lock_sleeps_is_known() {
+        let sleeps = |structs: &[(&str, &str)]| types(structs).ring_lock_sleeps();
+        assert!(sleeps(&[("rt_mutex", "waiters"), ("spinlock", "lock"), ("bpf_ringbuf", "spinlock")]));
+        assert!(!sleeps(&[("raw_spinlock", "raw_lock"), ("spinlock", "rlock"), ("bpf_ringbuf", "spinlock")]));
+        assert!(!sleeps(&[("raw_spinlock", "raw_lock"), ("bpf_ringbuf", "spinlock")]));
+        assert!(!sleeps(&[("rqspinlock", "val"), ("bpf_ringbuf", "spinlock")]));
     }
 
     #[test]

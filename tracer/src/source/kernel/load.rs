@@ -1,6 +1,8 @@
 //! Loading the object with what it is told, and attaching its programs. Nothing here reads what they report.
 
-use anyhow::{Context, Result, anyhow};
+use std::fs;
+
+use anyhow::{Context, Result, anyhow, ensure};
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
     maps::{Array, Map},
@@ -12,7 +14,7 @@ use tracer_ebpf::{
 };
 
 use super::{
-    Attachment, Options,
+    Attachment, Options, kernel_version,
     layout::{self, KernelTypes},
     ring::Ring,
     tracefs,
@@ -58,6 +60,7 @@ pub(super) struct Loaded {
 
 impl Loaded {
     pub(super) fn new(options: &Options, types: Option<&KernelTypes>, attachment: Attachment) -> Result<Self> {
+        refuse_sleeping_ring(types)?;
         let mut layout = Layout::UNKNOWN;
         let missing = types.map_or_else(Vec::new, |types| types.resolve(&mut layout));
         if attachment == Attachment::Tracepoint {
@@ -92,6 +95,25 @@ impl Loaded {
         let size = ring_size(options.buffer_bytes) as usize;
         Ring::new(&take_map(&mut self.ebpf, "EVENTS")?, size).context("cannot map the ring buffer")
     }
+}
+
+/// An error where the ring buffer is a danger to the host: [`KernelTypes::ring_lock_sleeps`].
+pub(super) fn refuse_sleeping_ring(types: Option<&KernelTypes>) -> Result<()> {
+    let sleeps = match types {
+        Some(types) => types.ring_lock_sleeps(),
+        // Without types only the version tells.
+        None => {
+            let is_real_time = fs::read("/sys/kernel/realtime").is_ok_and(|told| told.starts_with(b"1"));
+            is_real_time && kernel_version().is_none_or(|version| version < (6, 12))
+        }
+    };
+    ensure!(
+        !sleeps,
+        "in this kernel for real time the BPF ring buffer takes a lock that may sleep where it must not, which can stop \
+         the host: a kernel is needed that has this mended (Linux 6.12, or one with 8b62645b09f8 in it); \
+         `tracer diagnose --snapshot` does without BPF"
+    );
+    Ok(())
 }
 
 /// Makes the maps. The programs are only read: none is given to the kernel yet.

@@ -87,8 +87,9 @@ pub fn read_types() -> Result<Vec<&'static str>> {
     Ok(KernelTypes::read(VMLINUX_BTF.as_ref())?.resolve(&mut Layout::UNKNOWN.clone()))
 }
 
-/// Whether the maps can be made, with a ring buffer of this size.
+/// Whether the maps can be made, with a ring buffer of this size that is no danger.
 pub fn make_maps(buffer_bytes: u32) -> Result<()> {
+    load::refuse_sleeping_ring(KernelTypes::read(VMLINUX_BTF.as_ref()).ok().as_ref())?;
     let options = Options { buffer_bytes, ..options(Attachment::Btf) };
     load::make_maps(&options, Layout::UNKNOWN).map(drop).map_err(explain_denied)
 }
