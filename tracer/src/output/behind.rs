@@ -58,9 +58,10 @@ impl<J: Send + 'static, T: Send + 'static> Behind<J, T> {
         }
     }
 
-    /// How many pieces wait.
+    /// How many pieces wait for their turn; none for a thread that has ended, which the next call tells of.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        let works = self.thread.as_ref().is_some_and(|thread| !thread.is_finished());
+        if works { self.waiting.load(Ordering::Relaxed) } else { 0 }
     }
 
     /// Looks whether the thread has ended for an error, where nothing is to be handed over.
@@ -117,5 +118,21 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         assert_eq!(behind.send(0).expect_err("gone").kind(), io::ErrorKind::Other);
         assert_eq!(behind.finish().expect_err("gone").kind(), io::ErrorKind::Other);
+    }
+
+    #[test]
+    fn nothing_waits_for_a_thread_that_is_gone() {
+        let (fail, told_to) = sync_channel(0);
+        let work = move |jobs: Jobs<u32>| -> io::Result<()> {
+            let _ = told_to.recv();
+            drop(jobs);
+            Err(io::ErrorKind::StorageFull.into())
+        };
+        let mut behind = Behind::start("test", 1, work).expect("a thread");
+        behind.send(0).expect("there is room");
+        assert_eq!(behind.waiting(), 1);
+        fail.send(()).expect("it listens");
+        let error = std::iter::repeat_with(|| behind.check()).find_map(Result::err).expect("an error");
+        assert_eq!((error.kind(), behind.waiting()), (io::ErrorKind::StorageFull, 0));
     }
 }

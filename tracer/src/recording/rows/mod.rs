@@ -16,7 +16,7 @@ pub(super) use self::{
 };
 use crate::core::connection::Process;
 
-/// Sockets in one dump at most: more than any host has, and less than a hostile file would like. Tests have no time for
+/// Sockets in one dump, or in one part of it, at most: more than any host has, and less than a hostile file would like. Tests have no time for
 /// so many.
 pub(super) const MAX_SOCKETS: usize = if cfg!(test) { 100_000 } else { 8 << 20 };
 
