@@ -16,8 +16,8 @@ pub(super) use self::{
 };
 use crate::core::connection::Process;
 
-/// Sockets in one dump, or in one part of it, at most: more than any host has, and less than a hostile file would like. Tests have no time for
-/// so many.
+/// Sockets in one dump, or in one part of it, at most: more than any host has, and less than a hostile file would like.
+/// Tests have no time for so many.
 pub(super) const MAX_SOCKETS: usize = if cfg!(test) { 100_000 } else { 8 << 20 };
 
 /// Text in the samples for the findings at most: a million sockets in trouble take less.
